@@ -1,0 +1,101 @@
+//! Errors: of a device that cannot be used, and of one I/O.
+
+use std::io;
+use std::path::PathBuf;
+
+/// Why a block device cannot be made or opened.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A system call on the file failed.
+    #[error("bdev {name}: {} {}: {source}{}", action, path.display(), hint(source))]
+    File {
+        /// The device.
+        name: String,
+        /// What was tried: `"open"`, `"stat"`, ...
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// The path leads to neither a regular file nor a block device.
+    #[error("bdev {name}: {} is a {kind}; give a regular file or a block device", path.display())]
+    NotStorage {
+        /// The device.
+        name: String,
+        /// The file.
+        path: PathBuf,
+        /// What it is instead.
+        kind: &'static str,
+    },
+    /// Less than one block.
+    #[error("bdev {name}: {size_bytes} bytes are less than one block of {block_size} bytes; make it larger")]
+    TooSmall {
+        /// The device.
+        name: String,
+        /// Its size.
+        size_bytes: u64,
+        /// Its block size.
+        block_size: u32,
+    },
+    /// A block size that no driver takes.
+    #[error("bdev {name}: block size {block_size}: allowed are powers of two from 512 to 4096")]
+    BlockSize {
+        /// The device.
+        name: String,
+        /// What was asked for.
+        block_size: u32,
+    },
+    /// The reactor floor refused (memory, ring).
+    #[error("bdev {name}: {source}")]
+    Reactor {
+        /// The device.
+        name: String,
+        /// What it said.
+        source: spinblk_reactor::Error,
+    },
+}
+
+fn hint(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::NotFound => "; create it first, for example with `truncate -s 1G FILE`",
+        io::ErrorKind::PermissionDenied => "; give this user read and write permission on it",
+        _ => "",
+    }
+}
+
+/// Why one I/O failed. Small and `Copy`: it travels with every completion.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum IoError {
+    /// Blocks beyond the end of the device.
+    #[error("range beyond the end of the device")]
+    OutOfRange,
+    /// Offset or length is not a multiple of the block size, or the segments do not add up to the length.
+    #[error("offset or length not a multiple of the block size")]
+    Misaligned,
+    /// A write to a read-only device.
+    #[error("device is read-only")]
+    ReadOnly,
+    /// The device cannot do this operation.
+    #[error("operation not supported")]
+    Unsupported,
+    /// The target is full (ENOSPC, EDQUOT).
+    #[error("no space left on the target")]
+    NoSpace,
+    /// Any other failure of the target, with its errno.
+    #[error("I/O error (errno {0})")]
+    Errno(i32),
+}
+
+impl IoError {
+    /// Maps a kernel errno (positive).
+    #[must_use]
+    pub fn from_errno(errno: i32) -> Self {
+        match errno {
+            libc::ENOSPC | libc::EDQUOT => Self::NoSpace,
+            libc::EOPNOTSUPP => Self::Unsupported,
+            libc::EROFS => Self::ReadOnly,
+            other => Self::Errno(other),
+        }
+    }
+}

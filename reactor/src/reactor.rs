@@ -1,0 +1,235 @@
+//! The loop: jobs, pollers, ring, again.
+
+use std::any::Any;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use spinblk_perf::{Clock, Ticks};
+use tracing::error;
+
+use crate::thread::Job;
+use crate::{IdlePolicy, Mailbox, Ring};
+
+/// Jobs taken per iteration: a flood of control work must not hold up I/O.
+const JOBS_PER_ITERATION: usize = 4;
+/// Counters reach other threads once in this many iterations, and at the end (a power of two).
+const PUBLISH_EVERY: u64 = 1024;
+
+/// Whether a call did anything; feeds the busy/idle account and the idle policy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// Nothing to do.
+    Idle,
+    /// Something was done.
+    Busy,
+}
+
+/// Something that a reactor calls in every iteration.
+pub trait Poller: Any {
+    /// Does a bounded amount of work; never blocks, allocates or locks.
+    fn poll(&mut self, reactor: &mut Core) -> Progress;
+
+    /// Asked again and again, between polls, while the reactor stops: take nothing new, return true as soon as
+    /// nothing is in flight.
+    fn quiesce(&mut self) -> bool;
+
+    /// Gives back what it registered with the ring. Called once, when it is quiet, before it is dropped.
+    fn close(&mut self, ring: &mut Ring);
+}
+
+/// Names a poller of one reactor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PollerId(usize);
+
+/// What pollers get to see of their reactor.
+pub struct Core {
+    /// The core's io_uring.
+    pub ring: Ring,
+    /// The clock that `now` comes from.
+    pub clock: Clock,
+    /// When this iteration began.
+    pub now: Ticks,
+}
+
+/// How a reactor spends its time; published by it every thousand iterations, readable by anyone.
+#[derive(Debug, Default)]
+pub struct ReactorCounters {
+    busy_ticks: AtomicU64,
+    idle_ticks: AtomicU64,
+    iterations: AtomicU64,
+    enters: AtomicU64,
+}
+
+impl ReactorCounters {
+    /// Nanoseconds of iterations in which something was done.
+    #[must_use]
+    pub fn busy_ns(&self) -> u64 {
+        Clock::get().to_ns(self.busy_ticks.load(Ordering::Relaxed))
+    }
+    /// Nanoseconds of iterations in which nothing was to do.
+    #[must_use]
+    pub fn idle_ns(&self) -> u64 {
+        Clock::get().to_ns(self.idle_ticks.load(Ordering::Relaxed))
+    }
+    /// Iterations so far.
+    #[must_use]
+    pub fn iterations(&self) -> u64 {
+        self.iterations.load(Ordering::Relaxed)
+    }
+    /// io_uring_enter calls so far.
+    #[must_use]
+    pub fn enters(&self) -> u64 {
+        self.enters.load(Ordering::Relaxed)
+    }
+}
+
+/// One core's loop and all that belongs to it. Jobs get it whole.
+pub struct Reactor {
+    /// What pollers see.
+    pub core: Core,
+    pollers: Vec<Option<Box<dyn Poller>>>,
+    mailbox: Arc<Mailbox<Job>>,
+    counters: Arc<ReactorCounters>,
+    policy: IdlePolicy,
+    busy_ticks: u64,
+    idle_ticks: u64,
+    iterations: u64,
+    ring_errors: u64,
+    /// When to give up waiting for pollers, in nanoseconds of the clock.
+    stop_at_ns: Option<u64>,
+}
+
+impl Reactor {
+    pub(crate) fn new(
+        ring: Ring,
+        mailbox: Arc<Mailbox<Job>>,
+        counters: Arc<ReactorCounters>,
+        policy: IdlePolicy,
+    ) -> Self {
+        let clock = Clock::get();
+        Self {
+            core: Core { ring, clock, now: clock.now() },
+            pollers: Vec::new(),
+            mailbox,
+            counters,
+            policy,
+            busy_ticks: 0,
+            idle_ticks: 0,
+            iterations: 0,
+            ring_errors: 0,
+            stop_at_ns: None,
+        }
+    }
+
+    /// Adds a poller; it is called from the next iteration on. Control path.
+    pub fn add(&mut self, poller: Box<dyn Poller>) -> PollerId {
+        if let Some(free) = self.pollers.iter().position(Option::is_none) {
+            self.pollers[free] = Some(poller);
+            return PollerId(free);
+        }
+        self.pollers.push(Some(poller));
+        PollerId(self.pollers.len() - 1)
+    }
+
+    /// The poller `id`, if it exists and is a `P`, together with the core. Control path.
+    pub fn poller<P: Poller>(&mut self, id: PollerId) -> Option<(&mut P, &mut Core)> {
+        let poller: &mut dyn Any = self.pollers.get_mut(id.0)?.as_deref_mut()?;
+        Some((poller.downcast_mut()?, &mut self.core))
+    }
+
+    /// Closes the poller `id` and hands it back, if it exists and is a `P`. The caller has made sure that it is quiet.
+    pub fn remove<P: Poller>(&mut self, id: PollerId) -> Option<Box<P>> {
+        self.poller::<P>(id)?;
+        let mut poller: Box<dyn Poller> = self.pollers[id.0].take()?;
+        poller.close(&mut self.core.ring);
+        let any: Box<dyn Any> = poller;
+        any.downcast().ok()
+    }
+
+    /// Ends the loop: at once when all pollers are quiet, and after `grace_ns` in any case.
+    pub fn stop(&mut self, grace_ns: u64) {
+        let clock = self.core.clock;
+        self.stop_at_ns = Some(clock.to_ns(clock.now()).saturating_add(grace_ns));
+    }
+
+    /// Runs until stopped.
+    pub(crate) fn run(&mut self) {
+        let mut before = self.core.clock.now();
+        loop {
+            self.core.now = self.core.clock.now();
+            let spent = self.core.now.saturating_sub(before);
+            before = self.core.now;
+            match self.iterate() {
+                Progress::Busy => self.busy_ticks += spent,
+                Progress::Idle => {
+                    self.idle_ticks += spent;
+                    self.policy.rest();
+                }
+            }
+            self.iterations += 1;
+            if self.iterations & (PUBLISH_EVERY - 1) == 0 {
+                self.publish();
+            }
+            if self.stop_at_ns.is_some() && self.stopped() {
+                break;
+            }
+        }
+        self.finish();
+    }
+
+    #[inline]
+    fn iterate(&mut self) -> Progress {
+        let mut progress = Progress::Idle;
+        for _ in 0..JOBS_PER_ITERATION {
+            let Some(job) = self.mailbox.take() else { break };
+            job(self);
+            progress = Progress::Busy;
+        }
+        for poller in self.pollers.iter_mut().flatten() {
+            if poller.poll(&mut self.core) == Progress::Busy {
+                progress = Progress::Busy;
+            }
+        }
+        match self.core.ring.enter() {
+            Ok(0) => progress,
+            Ok(_) => Progress::Busy,
+            Err(e) => {
+                self.ring_errors += 1;
+                // Once for each power of two: a ring that fails for good must not fill the log.
+                if self.ring_errors.is_power_of_two() {
+                    error!("reactor: {e} (failure number {})", self.ring_errors);
+                }
+                progress
+            }
+        }
+    }
+
+    fn stopped(&mut self) -> bool {
+        let mut quiet = true;
+        for poller in self.pollers.iter_mut().flatten() {
+            quiet &= poller.quiesce();
+        }
+        let clock = self.core.clock;
+        let late = self.stop_at_ns.is_some_and(|deadline_ns| clock.to_ns(clock.now()) >= deadline_ns);
+        (quiet && self.core.ring.in_flight() == 0) || late
+    }
+
+    fn finish(&mut self) {
+        for mut poller in self.pollers.drain(..).flatten() {
+            if poller.quiesce() {
+                poller.close(&mut self.core.ring);
+            } else {
+                error!("reactor: stopped with I/O in flight; its memory is left mapped");
+                std::mem::forget(poller);
+            }
+        }
+        self.publish();
+    }
+
+    fn publish(&self) {
+        self.counters.busy_ticks.store(self.busy_ticks, Ordering::Relaxed);
+        self.counters.idle_ticks.store(self.idle_ticks, Ordering::Relaxed);
+        self.counters.iterations.store(self.iterations, Ordering::Relaxed);
+        self.counters.enters.store(self.core.ring.counters().enters, Ordering::Relaxed);
+    }
+}
