@@ -12,7 +12,9 @@
 //! This crate is the lowest floor of the house together with `spinblk-reactor`, which takes its clock from here.
 
 mod clock;
+mod queue_stats;
 mod recorder;
 
 pub use clock::{Clock, Ticks};
+pub use queue_stats::{OpKind, QueueStats};
 pub use recorder::{HIGHEST_NS, OpStats, Percentiles};

@@ -89,7 +89,7 @@ impl Handle {
         let thread = std::thread::Builder::new()
             .name(format!("reactor-{core}"))
             .spawn(move || {
-                reactor_main(core, ring_entries, policy, inside_mailbox, inside_counters, &ready_tx)
+                reactor_main(core, ring_entries, policy, inside_mailbox, inside_counters, &ready_tx);
             })
             .map_err(|e| Error::Spawn { core, reason: e.to_string() })?;
         let handle = Self { core, mailbox, counters, thread: Some(thread), _claim: claim };
