@@ -1,1 +1,36 @@
-//! Placeholder head.
+//! Virtqueues over mapped guest memory, and the virtio-blk device that joins a queue to a bdev stack.
+//!
+//! ```text
+//!            guest memory                               one reactor
+//!   ┌───────────────────────────┐     ┌─────────────────────────────────────────┐
+//!   │ descriptors  avail  used  │     │ BlkQueue (a Poller)                     │
+//!   │      ▲         │      ▲   │     │                                         │
+//!   │      │         ▼      │   │     │  SplitQueue ─ Chain ─ Request ─► Channel│──► bdev stack
+//!   │      └── read once ───┼───┼─────┤      ▲                            │     │
+//!   │                       └───┼─────┤      └──── used entries ◄── done ──┘     │──► QueueHost::interrupt
+//!   └───────────────────────────┘     └─────────────────────────────────────────┘
+//! ```
+//!
+//! Contract:
+//! - Knows no transport. Whoever maps the memory hands in a [`MemoryMap`] and a [`QueueHost`].
+//! - The driver is hostile until checked: each descriptor and header is copied once, the copy is checked, and only
+//!   the copy is used. What is wrong with one request fails that request; what is wrong with the ring itself stops
+//!   that queue ([`QueueHost::broken`]) and nothing else. No input makes it panic, loop without bound or touch memory
+//!   outside the map.
+//! - The driver's kicks are suppressed for as long as the queue is polled; interrupts go out once per batch, when the
+//!   driver asked for them.
+//!
+//! Section numbers in comments are those of the virtio 1.3 specification.
+
+pub mod blk;
+mod chain;
+mod error;
+mod memory;
+mod split;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+
+pub use chain::{Chain, ChainFault, MAX_SEGMENTS};
+pub use error::QueueError;
+pub use memory::{CoreMemory, MemoryMap, Region};
+pub use split::{RingAddresses, RingConfig, SplitQueue};

@@ -1,0 +1,9 @@
+//! The virtio-blk device (section 5.2): what it offers, what a request means, and the queue that serves it.
+
+mod device;
+mod queue;
+mod request;
+
+pub use device::{Device, DeviceOptions};
+pub use queue::{BlkQueue, QueueHost};
+pub use request::{MAX_DISCARD_SECTORS, SECTOR_BYTES, SERIAL_BYTES};

@@ -1,0 +1,360 @@
+//! One virtqueue of a virtio-blk device, served by one reactor: the hot path.
+//!
+//! ```text
+//!   poll():  channel.poll ─► finish each       (what the ring completed since the last iteration)
+//!            avail ring ─► slot ─► channel.submit ─► finish those that were done at once
+//!            used index published once, one interrupt if wanted, then the account
+//! ```
+//!
+//! Every request has a slot, found by the head of its chain: nothing is searched or allocated. When an address is not
+//! mapped the queue *parks*: it asks its host for the mapping, takes nothing new, and goes on when
+//! [`BlkQueue::set_memory`] brings a new map. A request whose address is still missing then fails alone.
+
+use std::sync::Arc;
+
+use spinblk_bdev::{Channel, Completion, Io, IoError, IoResult, Segment};
+use spinblk_perf::{OpKind, QueueStats, Ticks};
+use spinblk_reactor::{Core, Poller, Progress, Ring};
+use tracing::debug;
+
+use super::Device;
+use super::request::{Action, Request, SERIAL_BYTES, Status};
+use crate::{Chain, ChainFault, CoreMemory, MemoryMap, QueueError, RingConfig, SplitQueue};
+
+/// Chains taken per poll: keeps one busy queue from holding up its neighbours on the core.
+const BATCH: u16 = 64;
+/// Mappings asked for while one chain waits; past that its buffers count as unmapped.
+const MAX_PARKS: u8 = 8;
+
+/// What a queue needs of its transport. Called on the reactor; must not block.
+pub trait QueueHost: Send {
+    /// Interrupts the driver.
+    fn interrupt(&mut self);
+    /// Asks for `iova` to be mapped; answered, in any case, through [`BlkQueue::set_memory`].
+    fn unmapped(&mut self, iova: u64);
+    /// The ring cannot be served any more; it stays silent until it is set up anew.
+    fn broken(&mut self, error: QueueError);
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Takes requests.
+    Running,
+    /// Waits for a mapping.
+    Parked,
+    /// Told to take nothing.
+    Paused,
+    /// The driver broke the ring.
+    Broken,
+}
+
+struct Slot {
+    chain: Chain,
+    status: Option<*mut u8>,
+    seen: Ticks,
+    bytes: u64,
+    kind: OpKind,
+    in_flight: bool,
+}
+
+/// A finished request on its way into the account.
+struct Finished {
+    seen: Ticks,
+    bytes: u64,
+    kind: OpKind,
+    ok: bool,
+}
+
+/// One virtqueue and all it needs, on one core.
+pub struct BlkQueue {
+    ring: SplitQueue,
+    memory: CoreMemory,
+    slots: Box<[Slot]>,
+    channel: Box<dyn Channel>,
+    host: Box<dyn QueueHost>,
+    serial: [u8; SERIAL_BYTES],
+    state: State,
+    in_flight: usize,
+    /// The missing address that the queue parked for last, and how often it parked for the chain that it waits with.
+    missing: Option<u64>,
+    parks: u8,
+    done: Vec<Completion>,
+    finished: Vec<Finished>,
+    stats: QueueStats,
+}
+
+impl BlkQueue {
+    /// Sets a queue up on its core: finds the ring in `map`, registers the memory, makes the slots. Starts running.
+    ///
+    /// # Errors
+    /// [`QueueError`] when the ring lies outside the map or is misaligned; nothing stays registered.
+    pub fn new(
+        device: &Device,
+        mut channel: Box<dyn Channel>,
+        host: Box<dyn QueueHost>,
+        map: Arc<MemoryMap>,
+        config: RingConfig,
+        ring: &mut Ring,
+    ) -> Result<Self, QueueError> {
+        let mut memory = CoreMemory::new(map, ring);
+        let split = match SplitQueue::new(&mut memory, config) {
+            Ok(split) => split,
+            Err(e) => {
+                memory.release(ring);
+                channel.close(ring);
+                return Err(e);
+            }
+        };
+        let slot = || Slot {
+            chain: Chain::default(),
+            status: None,
+            seen: 0,
+            bytes: 0,
+            kind: OpKind::Other,
+            in_flight: false,
+        };
+        let size = config.size;
+        let room = usize::from(size) + usize::from(BATCH);
+        Ok(Self {
+            ring: split,
+            memory,
+            slots: (0..size).map(|_| slot()).collect(),
+            channel,
+            host,
+            serial: device.serial(),
+            state: State::Running,
+            in_flight: 0,
+            missing: None,
+            parks: 0,
+            done: Vec::with_capacity(room),
+            finished: Vec::with_capacity(room),
+            stats: QueueStats::new(),
+        })
+    }
+
+    /// Takes nothing new from now on; what is in flight goes on.
+    pub fn pause(&mut self) {
+        if self.state != State::Broken {
+            self.state = State::Paused;
+        }
+    }
+
+    /// Takes requests again.
+    pub fn resume(&mut self) {
+        if self.state == State::Paused {
+            self.state = State::Running;
+        }
+    }
+
+    /// Whether nothing is in flight.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        self.in_flight == 0
+    }
+
+    /// The avail index taken next: the queue's state as VDUSE and vhost mean it, when it is quiet.
+    #[must_use]
+    pub fn next_avail(&self) -> u16 {
+        self.ring.next_avail()
+    }
+
+    /// The account so far.
+    #[must_use]
+    pub fn stats(&self) -> QueueStats {
+        let mut stats = self.stats.clone();
+        stats.fixed_buffer_ios = self.channel.fixed_buffer_ios();
+        stats
+    }
+
+    /// Brings a new map and goes on if the queue was parked. Segments of I/O in flight keep pointing into the old one,
+    /// so the new map must hold all regions of the old one unless the queue is quiet, and the ring itself in any case.
+    pub fn set_memory(&mut self, map: Arc<MemoryMap>, ring: &mut Ring) {
+        // New before old: regions in both stay registered throughout.
+        let mut old = std::mem::replace(&mut self.memory, CoreMemory::new(map, ring));
+        old.release(ring);
+        if self.state == State::Parked {
+            self.state = State::Running;
+        }
+    }
+
+    /// Takes a batch of chains. Returns whether there was anything to do.
+    #[inline]
+    fn take(&mut self, core: &mut Core) -> bool {
+        let waiting = match self.ring.waiting() {
+            Ok(0) => return false,
+            Ok(waiting) => waiting.min(BATCH),
+            Err(e) => return self.break_down(e),
+        };
+        let mut taken = 0;
+        for _ in 0..waiting {
+            let head = match self.ring.peek() {
+                Ok(head) => head,
+                Err(e) => return self.break_down(e),
+            };
+            if self.slots[usize::from(head)].in_flight {
+                return self.break_down(QueueError::HeadInFlight { head });
+            }
+            if !self.start(head, core) {
+                break;
+            }
+            taken += 1;
+        }
+        self.stats.requests += taken;
+        self.stats.batches += u64::from(taken > 0);
+        taken > 0
+    }
+
+    /// Starts the request at `head`; false when the queue parked instead and the chain waits in the avail ring.
+    #[inline]
+    fn start(&mut self, head: u16, core: &mut Core) -> bool {
+        let slot = &mut self.slots[usize::from(head)];
+        let walked = slot.chain.walk(&self.ring, &mut self.memory, head);
+        if let Err(ChainFault::Unmapped(iova)) = walked.and(slot.chain.fault().map_or(Ok(()), Err))
+            && self.missing != Some(iova)
+            && self.parks < MAX_PARKS
+        {
+            self.missing = Some(iova);
+            self.parks += 1;
+            self.state = State::Parked;
+            self.stats.mapping_faults += 1;
+            self.host.unmapped(iova);
+            return false;
+        }
+        self.missing = None;
+        self.parks = 0;
+        self.ring.advance();
+        let slot = &mut self.slots[usize::from(head)];
+        slot.seen = core.now;
+        slot.in_flight = true;
+        slot.bytes = 0;
+        self.in_flight += 1;
+        if let Err(fault) = walked {
+            debug!("request at descriptor {head}: {fault}");
+            slot.status = None;
+            slot.kind = OpKind::Other;
+            self.finish(head, Err(IoError::Misaligned));
+            return true;
+        }
+        slot.status = slot.chain.last_writable_byte();
+        if slot.status.is_none() {
+            // Nowhere to say how it went, so nothing is done.
+            slot.kind = OpKind::Other;
+            self.finish(head, Err(IoError::Misaligned));
+            return true;
+        }
+        let request = Request::parse(&mut slot.chain);
+        slot.kind = request.kind;
+        let done = match request.action {
+            Action::Io { op, offset_bytes, len_bytes, segments, buf } => {
+                slot.bytes = len_bytes;
+                // SAFETY: the segments lie in this slot, which is not touched again until the I/O's result is reported
+                // (`in_flight` guards it); their memory is part of `self.memory`, which is replaced only by a map that
+                // still holds it, or when the queue is quiet, and readable and writable as all regions are.
+                let io = unsafe { Io::new(op, offset_bytes, len_bytes, segments, buf, u32::from(head)) };
+                self.channel.submit(&io, &mut core.ring)
+            }
+            Action::GetId(segments) => {
+                slot.bytes = write_bytes(segments, &self.serial);
+                Some(Ok(()))
+            }
+            Action::Finish(Status::Ok) => Some(Ok(())),
+            Action::Finish(Status::IoErr) => Some(Err(IoError::Misaligned)),
+            Action::Finish(Status::Unsupported) => Some(Err(IoError::Unsupported)),
+        };
+        if let Some(result) = done {
+            self.finish(head, result);
+        }
+        true
+    }
+
+    /// Writes the status byte and the used entry; the driver sees them when the batch is published.
+    #[inline]
+    fn finish(&mut self, head: u16, result: IoResult) {
+        let slot = &mut self.slots[usize::from(head)];
+        let status = result.map_or_else(Status::from, |()| Status::Ok);
+        let mut written_bytes = 0;
+        if let Some(at) = slot.status {
+            // SAFETY: a mapped byte that the walk found; the map still holds it (see `start`).
+            unsafe { at.write_volatile(status as u8) };
+            // The bytes written from the front on without a gap (2.7.8.2): all of a good read, else none but a lone status.
+            let data = slot.chain.writable_bytes() - 1;
+            let filled = match (slot.kind, status) {
+                (OpKind::Read, Status::Ok) => data,
+                (OpKind::Other, Status::Ok) => slot.bytes.min(data),
+                _ => 0,
+            };
+            let whole = filled == data && slot.chain.fault().is_none();
+            written_bytes = if whole { (data + 1) as u32 } else { filled as u32 };
+        }
+        slot.in_flight = false;
+        self.in_flight -= 1;
+        self.ring.push_used(head, written_bytes);
+        let ok = status == Status::Ok;
+        self.finished.push(Finished { seen: slot.seen, bytes: slot.bytes, kind: slot.kind, ok });
+    }
+
+    /// Shows the driver the batch, interrupts it if it wants that, and does the books.
+    #[inline]
+    fn publish(&mut self, core: &Core) {
+        if self.ring.publish() {
+            self.host.interrupt();
+            self.stats.interrupts_sent += 1;
+        } else {
+            self.stats.interrupts_suppressed += 1;
+        }
+        let now = core.clock.now();
+        for f in self.finished.drain(..) {
+            self.stats.op_mut(f.kind).record(core.clock.ns_between(f.seen, now), f.bytes, f.ok);
+        }
+    }
+
+    #[cold]
+    fn break_down(&mut self, error: QueueError) -> bool {
+        self.state = State::Broken;
+        self.host.broken(error);
+        true
+    }
+}
+
+impl Poller for BlkQueue {
+    #[inline]
+    fn poll(&mut self, core: &mut Core) -> Progress {
+        if self.in_flight > 0 {
+            self.channel.poll(&mut core.ring, &mut self.done);
+            for i in 0..self.done.len() {
+                let Completion { tag, result } = self.done[i];
+                self.finish(tag as u16, result);
+            }
+            self.done.clear();
+        }
+        let mut busy = self.state == State::Running && self.take(core);
+        if self.ring.has_unpublished() {
+            self.publish(core);
+            busy = true;
+        }
+        if busy { Progress::Busy } else { Progress::Idle }
+    }
+
+    fn quiesce(&mut self) -> bool {
+        self.pause();
+        self.is_quiet()
+    }
+
+    fn close(&mut self, ring: &mut Ring) {
+        self.channel.close(ring);
+        self.memory.release(ring);
+    }
+}
+
+/// Scatters `bytes` over `segments` as far as they go; returns how many were written.
+fn write_bytes(segments: &[Segment], bytes: &[u8]) -> u64 {
+    let mut left = bytes;
+    for segment in segments {
+        let (now, rest) = left.split_at(segment.len_bytes().min(left.len()));
+        // SAFETY: a mapped, device-writable segment of the chain being served, at least `now.len()` long; guest memory
+        // never overlaps the serial, which is ours.
+        unsafe { std::ptr::copy_nonoverlapping(now.as_ptr(), segment.as_ptr(), now.len()) };
+        left = rest;
+    }
+    (bytes.len() - left.len()) as u64
+}

@@ -1,0 +1,256 @@
+//! Guest memory as the device sees it: regions of IOVA space, each mapped at a host address.
+//!
+//! A [`MemoryMap`] is immutable and shared; a change makes a new one. Each queue turns it into a [`CoreMemory`], which
+//! adds the registered-buffer ids of its core's ring and remembers the last region hit. The mapping behind a region lives
+//! as long as any map that holds it.
+
+use std::any::Any;
+use std::sync::Arc;
+
+use spinblk_reactor::{BufId, Ring};
+
+/// Registered buffers are at most this long, so longer regions are cut.
+const PIECE_BYTES: u64 = 1 << 30;
+
+/// A stretch of IOVA space and where it is mapped.
+#[derive(Clone)]
+pub struct Region {
+    iova: u64,
+    len_bytes: u64,
+    host: *mut u8,
+    for_data: bool,
+    _mapping: Arc<dyn Any + Send + Sync>,
+}
+
+// SAFETY: a region is an address and a length; the memory behind it is reached only through raw pointers, by queues
+// that follow the virtio protocol, and lives as long as `_mapping`, which is itself Send + Sync.
+unsafe impl Send for Region {}
+// SAFETY: as above; a shared region gives out nothing but copies of its fields.
+unsafe impl Sync for Region {}
+
+impl Region {
+    /// The region `[iova, iova + len_bytes)` at `host`. `for_data` regions carry request data and are registered with the
+    /// ring; others hold rings only.
+    ///
+    /// # Safety
+    /// `[host, host + len_bytes)` must be mapped readable and writable for as long as `mapping` lives, and hold no
+    /// Rust object that anyone has a reference to.
+    #[must_use]
+    pub unsafe fn new(
+        iova: u64,
+        len_bytes: u64,
+        host: *mut u8,
+        for_data: bool,
+        mapping: Arc<dyn Any + Send + Sync>,
+    ) -> Self {
+        Self { iova, len_bytes, host, for_data, _mapping: mapping }
+    }
+
+    /// First IOVA.
+    #[must_use]
+    pub fn iova(&self) -> u64 {
+        self.iova
+    }
+
+    /// Length in bytes.
+    #[must_use]
+    pub fn len_bytes(&self) -> u64 {
+        self.len_bytes
+    }
+}
+
+/// An immutable set of regions, sorted, without overlap.
+#[derive(Clone, Default)]
+pub struct MemoryMap {
+    regions: Vec<Region>,
+}
+
+impl MemoryMap {
+    /// A map of these regions. One that overlaps an earlier one, is empty or wraps around is left out.
+    #[must_use]
+    pub fn new(regions: impl IntoIterator<Item = Region>) -> Self {
+        let mut map = Self::default();
+        for region in regions {
+            map.insert(region);
+        }
+        map
+    }
+
+    /// This map with one more region; unchanged when the region does not fit in.
+    #[must_use]
+    pub fn with(&self, region: Region) -> Self {
+        let mut map = self.clone();
+        map.insert(region);
+        map
+    }
+
+    /// Whether `iova` lies in a region.
+    #[must_use]
+    pub fn contains(&self, iova: u64) -> bool {
+        self.regions.iter().any(|r| iova.wrapping_sub(r.iova) < r.len_bytes)
+    }
+
+    /// Its regions, ascending.
+    #[must_use]
+    pub fn regions(&self) -> &[Region] {
+        &self.regions
+    }
+
+    fn insert(&mut self, region: Region) {
+        let Some(end) = region.iova.checked_add(region.len_bytes) else { return };
+        let at = self.regions.partition_point(|r| r.iova < region.iova);
+        let clear_below = at == 0 || {
+            let below = &self.regions[at - 1];
+            below.iova + below.len_bytes <= region.iova
+        };
+        let clear_above = self.regions.get(at).is_none_or(|above| end <= above.iova);
+        if region.len_bytes > 0 && clear_below && clear_above {
+            self.regions.insert(at, region);
+        }
+    }
+}
+
+/// Where an IOVA lies.
+#[derive(Clone, Copy, Debug)]
+pub struct Location {
+    /// Host address of the byte.
+    pub host: *mut u8,
+    /// Mapped bytes from there on.
+    pub len_bytes: u64,
+    /// The registered buffer that holds them.
+    pub buf: Option<BufId>,
+}
+
+struct Piece {
+    iova: u64,
+    len_bytes: u64,
+    host: *mut u8,
+    buf: Option<BufId>,
+}
+
+/// One queue's view of a map, on its core. Lookups touch one cache line when they hit the region of the last one.
+#[derive(Default)]
+pub struct CoreMemory {
+    pieces: Vec<Piece>,
+    last_hit: usize,
+    /// Keeps the mappings alive.
+    map: Arc<MemoryMap>,
+}
+
+impl CoreMemory {
+    /// Takes up a map and registers its data regions with the core's ring. Control path.
+    #[must_use]
+    pub fn new(map: Arc<MemoryMap>, ring: &mut Ring) -> Self {
+        let mut pieces = Vec::new();
+        for region in map.regions() {
+            let mut offset = 0;
+            while offset < region.len_bytes {
+                let len_bytes = (region.len_bytes - offset).min(PIECE_BYTES);
+                let host = region.host.wrapping_add(offset as usize);
+                let buf = if region.for_data {
+                    // SAFETY: `Region::new` promised that the range is mapped while `map` lives, and this
+                    // `CoreMemory` holds the map until `release` took the buffer back.
+                    unsafe { ring.acquire_buffer(host, len_bytes as usize) }
+                } else {
+                    None
+                };
+                pieces.push(Piece { iova: region.iova + offset, len_bytes, host, buf });
+                offset += len_bytes;
+            }
+        }
+        Self { pieces, last_hit: 0, map }
+    }
+
+    /// Gives the registered buffers back. Call it before dropping, with no I/O in flight.
+    pub fn release(&mut self, ring: &mut Ring) {
+        for buf in self.pieces.drain(..).filter_map(|piece| piece.buf) {
+            ring.release_buffer(buf);
+        }
+        self.map = Arc::default();
+    }
+
+    /// Where `iova` lies; `None` where nothing is mapped.
+    #[inline]
+    pub fn locate(&mut self, iova: u64) -> Option<Location> {
+        if let Some(found) = self.pieces.get(self.last_hit).and_then(|piece| piece.locate(iova)) {
+            return Some(found);
+        }
+        // Few regions, sorted: the last one that begins at or below.
+        let index = self.pieces.partition_point(|piece| piece.iova <= iova).checked_sub(1)?;
+        let found = self.pieces[index].locate(iova)?;
+        self.last_hit = index;
+        Some(found)
+    }
+
+    /// The host address of `[iova, iova + len_bytes)` when it lies in one region.
+    #[must_use]
+    pub fn contiguous(&mut self, iova: u64, len_bytes: u64) -> Option<*mut u8> {
+        self.locate(iova).filter(|at| at.len_bytes >= len_bytes).map(|at| at.host)
+    }
+}
+
+impl Piece {
+    #[inline]
+    fn locate(&self, iova: u64) -> Option<Location> {
+        let offset = iova.wrapping_sub(self.iova);
+        (offset < self.len_bytes).then(|| Location {
+            host: self.host.wrapping_add(offset as usize),
+            len_bytes: self.len_bytes - offset,
+            buf: self.buf,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn region(iova: u64, len_bytes: u64) -> Region {
+        // SAFETY: nothing in these tests follows the host address.
+        unsafe {
+            Region::new(iova, len_bytes, std::ptr::without_provenance_mut(0x10_0000), false, Arc::new(()))
+        }
+    }
+
+    fn core_memory(regions: Vec<Region>) -> CoreMemory {
+        CoreMemory::new(Arc::new(MemoryMap::new(regions)), &mut Ring::new(1).unwrap())
+    }
+
+    #[test]
+    fn finds_first_and_last_bytes_and_no_more() {
+        let mut memory =
+            core_memory(vec![region(0x1000, 0x1000), region(0x4000, 5126), region(0x2000, 0x100)]);
+        assert!(memory.locate(0xfff).is_none());
+        assert_eq!(memory.locate(0x1000).unwrap().len_bytes, 0x1000);
+        assert_eq!(memory.locate(0x1fff).unwrap().len_bytes, 1);
+        assert_eq!(memory.locate(0x2000).unwrap().len_bytes, 0x100);
+        assert!(memory.locate(0x2100).is_none());
+        assert_eq!(memory.locate(0x4000 + 5125).unwrap().len_bytes, 1);
+        assert!(memory.locate(0x4000 + 5126).is_none());
+        assert!(memory.locate(u64::MAX).is_none());
+        assert!(memory.contiguous(0x1f00, 0x100).is_some());
+        assert!(memory.contiguous(0x1f00, 0x101).is_none());
+    }
+
+    #[test]
+    fn regions_that_do_not_fit_are_left_out() {
+        let map = MemoryMap::new([
+            region(0x1000, 0x1000),
+            region(0x1fff, 2),
+            region(0xfff, 2),
+            region(0x3000, 0),
+            region(u64::MAX, 2),
+        ]);
+        assert_eq!(map.regions().len(), 1);
+        assert_eq!(map.with(region(0x2000, 1)).regions().len(), 2);
+        assert!(map.contains(0x1fff) && !map.contains(0x2000));
+    }
+
+    #[test]
+    fn long_regions_are_cut_for_the_ring() {
+        let mut memory = core_memory(vec![region(0, 3 * PIECE_BYTES + 5)]);
+        assert_eq!(memory.pieces.len(), 4);
+        assert_eq!(memory.locate(PIECE_BYTES - 1).unwrap().len_bytes, 1);
+        assert_eq!(memory.locate(3 * PIECE_BYTES).unwrap().len_bytes, 5);
+    }
+}
