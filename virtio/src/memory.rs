@@ -90,6 +90,17 @@ impl MemoryMap {
         self.regions.iter().any(|r| iova.wrapping_sub(r.iova) < r.len_bytes)
     }
 
+    /// Reads a little-endian 16-bit word, aligned, from guest memory; for looking at rings off the hot path.
+    #[must_use]
+    pub fn read_u16(&self, iova: u64) -> Option<u16> {
+        let region = self.regions.iter().find(|r| iova.wrapping_sub(r.iova) < r.len_bytes)?;
+        let offset = iova - region.iova;
+        let at = region.host.wrapping_add(usize::try_from(offset).ok()?);
+        let inside = offset + 2 <= region.len_bytes && at.addr().is_multiple_of(2);
+        // SAFETY: two bytes inside a mapped region, aligned; volatile because the guest may write at the same time.
+        inside.then(|| u16::from_le(unsafe { at.cast::<u16>().read_volatile() }))
+    }
+
     /// Its regions, ascending.
     #[must_use]
     pub fn regions(&self) -> &[Region] {

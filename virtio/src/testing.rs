@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
 use spinblk_bdev::Bdev;
 use spinblk_perf::Clock;
-use spinblk_reactor::{Core, Hugepages, Memory, Poller, Progress, Ring};
+use spinblk_reactor::{Core, Poller, Progress, Ring};
 
 use crate::blk::{BlkQueue, Device, DeviceOptions, QueueHost};
 use crate::{MemoryMap, QueueError, Region, RingAddresses, RingConfig};
@@ -30,9 +30,45 @@ pub enum Buffer {
     In(usize),
 }
 
+/// Zeroed heap memory, so that an address sanitizer sees every step outside it.
+struct Arena {
+    start: *mut u8,
+    len_bytes: usize,
+}
+
+// SAFETY: plain memory; all access goes through raw pointers, on whatever thread has the driver or the queue.
+unsafe impl Send for Arena {}
+// SAFETY: as above.
+unsafe impl Sync for Arena {}
+
+impl Arena {
+    const ALIGN: usize = 4096;
+
+    fn new(len_bytes: usize) -> Self {
+        let layout = Self::layout(len_bytes);
+        // SAFETY: the layout's size is not zero: a ring has at least one entry.
+        let start = unsafe { std::alloc::alloc_zeroed(layout) };
+        if start.is_null() {
+            std::alloc::handle_alloc_error(layout);
+        }
+        Self { start, len_bytes }
+    }
+
+    fn layout(len_bytes: usize) -> std::alloc::Layout {
+        std::alloc::Layout::from_size_align(len_bytes, Self::ALIGN).unwrap_or(std::alloc::Layout::new::<u64>())
+    }
+}
+
+impl Drop for Arena {
+    fn drop(&mut self) {
+        // SAFETY: allocated in `new` with the same layout.
+        unsafe { std::alloc::dealloc(self.start, Self::layout(self.len_bytes)) };
+    }
+}
+
 /// The driver's end of a split virtqueue in an arena of its own.
 pub struct Driver {
-    arena: Arc<Memory>,
+    arena: Arc<Arena>,
     size: u16,
     window_bytes: usize,
     event_idx: bool,
@@ -50,11 +86,10 @@ impl Driver {
     /// # Panics
     /// When memory cannot be had.
     #[must_use]
-    #[allow(clippy::expect_used)]
     pub fn new(size: u16, window_bytes: usize, event_idx: bool, start: u16) -> Self {
         let n = usize::from(size);
         let len = Self::data_offset(size, window_bytes, size);
-        let arena = Arc::new(Memory::new(len, Hugepages::Off, "test arena").expect("arena"));
+        let arena = Arc::new(Arena::new(len));
         let driver = Self {
             arena,
             size,
@@ -185,28 +220,28 @@ impl Driver {
     /// Bytes of the arena.
     #[must_use]
     pub fn arena_bytes(&self) -> usize {
-        self.arena.len_bytes()
+        self.arena.len_bytes
     }
 
     /// Writes any byte of the arena, as a driver gone mad would.
     pub fn poke(&self, offset: usize, byte: u8) {
-        let offset = offset % self.arena.len_bytes();
+        let offset = offset % self.arena.len_bytes;
         // SAFETY: within the arena.
-        unsafe { self.arena.as_ptr().add(offset).write_volatile(byte) };
+        unsafe { self.arena.start.add(offset).write_volatile(byte) };
     }
 
     /// Reads any byte of the arena.
     #[must_use]
     pub fn peek(&self, offset: usize) -> u8 {
-        self.read8(offset % self.arena.len_bytes())
+        self.read8(offset % self.arena.len_bytes)
     }
 
     /// The arena as a region at another IOVA.
     #[must_use]
     pub fn region_at(&self, iova: u64) -> Region {
-        let len = self.arena.len_bytes() as u64;
+        let len = self.arena.len_bytes as u64;
         // SAFETY: the arena is mapped for as long as the `Arc` in the region lives, and only raw pointers reach into it.
-        unsafe { Region::new(iova, len, self.arena.as_ptr(), true, self.arena.clone()) }
+        unsafe { Region::new(iova, len, self.arena.start, true, self.arena.clone()) }
     }
 
     /// Writes descriptor `index` of the ring's own table.
@@ -296,12 +331,12 @@ impl Driver {
 
     fn read8(&self, offset: usize) -> u8 {
         // SAFETY: callers stay within the layout of the arena.
-        unsafe { self.arena.as_ptr().add(offset).read_volatile() }
+        unsafe { self.arena.start.add(offset).read_volatile() }
     }
 
     fn read16(&self, offset: usize) -> u16 {
         // SAFETY: as above; all 16-bit fields of the ring are aligned.
-        u16::from_le(unsafe { self.arena.as_ptr().add(offset).cast::<u16>().read_volatile() })
+        u16::from_le(unsafe { self.arena.start.add(offset).cast::<u16>().read_volatile() })
     }
 
     fn read32(&self, offset: usize) -> u32 {
@@ -310,7 +345,7 @@ impl Driver {
 
     fn write16(&self, offset: usize, value: u16) {
         // SAFETY: callers stay within the layout of the arena; all 16-bit fields of the ring are aligned.
-        unsafe { self.arena.as_ptr().add(offset).cast::<u16>().write_volatile(value.to_le()) };
+        unsafe { self.arena.start.add(offset).cast::<u16>().write_volatile(value.to_le()) };
     }
 }
 
@@ -353,21 +388,36 @@ pub struct Rig {
     /// The device's queue.
     pub queue: BlkQueue,
     /// The reactor's part that pollers see.
-    pub core: Core,
+    pub core: Box<Core>,
     /// What the queue told its host.
     pub log: Arc<HostLog>,
 }
 
 impl Rig {
-    /// Joins `driver` to a queue over `bdev`.
+    /// Joins `driver` to a queue over `bdev`, on a core of its own.
+    #[must_use]
+    pub fn new(driver: Driver, bdev: &dyn Bdev) -> Self {
+        Self::on(Self::core(), driver, bdev)
+    }
+
+    /// A core of its own, for [`Rig::on`].
     ///
     /// # Panics
-    /// When io_uring or the bdev cannot be had.
+    /// When io_uring cannot be had.
     #[must_use]
     #[allow(clippy::expect_used)]
-    pub fn new(driver: Driver, bdev: &dyn Bdev) -> Self {
+    pub fn core() -> Box<Core> {
         let clock = Clock::get();
-        let mut core = Core { ring: Ring::new(256).expect("io_uring"), clock, now: clock.now() };
+        Box::new(Core { ring: Ring::new(256).expect("io_uring"), clock, now: clock.now() })
+    }
+
+    /// Joins `driver` to a queue over `bdev` on a core that was used before.
+    ///
+    /// # Panics
+    /// When the bdev cannot be opened.
+    #[must_use]
+    #[allow(clippy::expect_used)]
+    pub fn on(mut core: Box<Core>, driver: Driver, bdev: &dyn Bdev) -> Self {
         let options = DeviceOptions {
             queues: 1,
             serial: "spinblk-test-serial".into(),
@@ -382,6 +432,14 @@ impl Rig {
             BlkQueue::new(&device, channel, host, driver.memory_map(), driver.ring_config(), &mut core.ring)
                 .expect("queue");
         Self { driver, queue, core, log }
+    }
+
+    /// Closes the queue and gives the core back.
+    #[must_use]
+    pub fn into_core(self) -> Box<Core> {
+        let Self { mut queue, mut core, .. } = self;
+        queue.close(&mut core.ring);
+        core
     }
 
     /// One reactor iteration.
@@ -404,12 +462,6 @@ impl Rig {
             }
         }
         got
-    }
-}
-
-impl Drop for Rig {
-    fn drop(&mut self) {
-        self.queue.close(&mut self.core.ring);
     }
 }
 

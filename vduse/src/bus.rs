@@ -1,0 +1,319 @@
+//! `/sys/bus/vdpa`: which driver has a device on the vDPA bus, and what it made of it.
+//!
+//! A new device goes to the first driver in load order, so one that is meant for the other is set up and torn down
+//! once for nothing, visible to the guest or to udev as a disk that comes and goes. [`Bus::attach`] avoids that: it puts the
+//! device on the bus with automatic probing off and then hands it to the driver asked for.
+
+use std::fs::{File, TryLockError};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::{Duration, Instant};
+
+use tracing::{info, warn};
+
+use crate::Error;
+use crate::control::check_name;
+use crate::sysfs::{read, write};
+use crate::vdpa::{self, bounded};
+
+const BUS: &str = "/sys/bus/vdpa";
+const DEV: &str = "/dev";
+const LOCK_RETRY: Duration = Duration::from_millis(5);
+
+/// Who uses a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BusDriver {
+    /// This kernel: the disk becomes /dev/vdX, for the host and its containers.
+    VirtioVdpa,
+    /// A virtual machine monitor, through /dev/vhost-vdpa-N.
+    VhostVdpa,
+}
+
+impl BusDriver {
+    /// The kernel's name of the driver and of its module.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::VirtioVdpa => "virtio_vdpa",
+            Self::VhostVdpa => "vhost_vdpa",
+        }
+    }
+}
+
+impl FromStr for BusDriver {
+    type Err = Error;
+
+    fn from_str(given: &str) -> Result<Self, Error> {
+        match given {
+            "virtio-vdpa" | "virtio_vdpa" => Ok(Self::VirtioVdpa),
+            "vhost-vdpa" | "vhost_vdpa" => Ok(Self::VhostVdpa),
+            _ => Err(Error::UnknownDriver { given: given.into() }),
+        }
+    }
+}
+
+/// The vDPA bus of this machine.
+#[derive(Clone, Debug)]
+pub struct Bus {
+    root: PathBuf,
+    dev: PathBuf,
+}
+
+impl Bus {
+    /// The real one.
+    #[must_use]
+    pub fn system() -> Self {
+        Self { root: BUS.into(), dev: DEV.into() }
+    }
+
+    /// Puts the device on the bus and gives it to `driver`. The driver probes inside this call: control messages and
+    /// I/O must be served meanwhile, by other threads. After an error the device may be on the bus: [`Self::detach`] it.
+    /// Success means that the bus driver has it; whether that made a disk, [`Self::block_device`] tells.
+    ///
+    /// # Errors
+    /// [`Error::NoDriver`] before anything is done; [`Error::Vdpa`], [`Error::NotBound`], [`Error::TimedOut`].
+    pub fn attach(&self, name: &str, driver: BusDriver, timeout: Duration) -> Result<(), Error> {
+        self.check_driver(driver)?;
+        {
+            let _off = AutoprobeOff::new(self.root.join("drivers_autoprobe"), timeout)?;
+            vdpa::add(name, timeout)?;
+        }
+        self.bind(name, driver, timeout)
+    }
+
+    /// Takes the device off the bus. Its driver lets go of it first, which sends messages and waits for I/O in flight:
+    /// both must be served. `false`: it was not there.
+    ///
+    /// # Errors
+    /// [`Error::Vdpa`], [`Error::TimedOut`].
+    pub fn detach(&self, name: &str, timeout: Duration) -> Result<bool, Error> {
+        vdpa::delete(name, timeout)
+    }
+
+    /// Whether this process can reach the bus's management; whether it may use it, only a command tells.
+    ///
+    /// # Errors
+    /// [`Error::NoVdpa`] says what is missing.
+    pub fn check_management(&self, timeout: Duration) -> Result<(), Error> {
+        vdpa::check(timeout)
+    }
+
+    /// Whether the driver's module is loaded.
+    ///
+    /// # Errors
+    /// [`Error::NoDriver`] says what to load.
+    pub fn check_driver(&self, driver: BusDriver) -> Result<(), Error> {
+        let driver = driver.name();
+        if self.root.join("drivers").join(driver).is_dir() { Ok(()) } else { Err(Error::NoDriver { driver }) }
+    }
+
+    /// Moves a device that is on the bus to `driver`, whether it has one now or none. As in [`Self::attach`], its
+    /// messages and I/O must be served meanwhile.
+    ///
+    /// # Errors
+    /// [`Error::NoDriver`], [`Error::NotBound`], [`Error::TimedOut`], [`Error::Sysfs`].
+    pub fn bind(&self, name: &str, driver: BusDriver, timeout: Duration) -> Result<(), Error> {
+        check_name(name)?;
+        self.check_driver(driver)?;
+        let (bus, device, driver) = (self.clone(), name.to_owned(), driver.name());
+        bounded(name, "binding it to its driver", timeout, move || bus.rebind(&device, driver))?;
+        let bound = self.bound_driver(name);
+        if bound.as_deref() == Some(driver) {
+            info!("disk {name}: bound to {driver}");
+            return Ok(());
+        }
+        Err(Error::NotBound { name: name.into(), driver, bound })
+    }
+
+    fn rebind(&self, name: &str, driver: &str) -> Result<(), Error> {
+        let device = self.device(name);
+        // The override stays: it also keeps the other driver away when that is loaded later.
+        write(&device.join("driver_override"), &driver)?;
+        match self.bound_driver(name) {
+            Some(bound) if bound == driver => return Ok(()),
+            Some(_) => write(&device.join("driver/unbind"), &name)?,
+            None => {}
+        }
+        write(&self.root.join("drivers_probe"), &name)
+    }
+
+    /// The driver that has the device now.
+    #[must_use]
+    pub fn bound_driver(&self, name: &str) -> Option<String> {
+        let target = std::fs::read_link(self.device(name).join("driver")).ok()?;
+        Some(target.file_name()?.to_str()?.into())
+    }
+
+    /// Whether the device is on the bus, with or without a driver.
+    #[must_use]
+    pub fn has_device(&self, name: &str) -> bool {
+        self.device(name).exists()
+    }
+
+    /// The disk that virtio-vdpa made: /dev/vdX. `None`: none yet, for lack of a driver or of the module virtio_blk.
+    #[must_use]
+    pub fn block_device(&self, name: &str) -> Option<PathBuf> {
+        let virtio = child(&self.device(name), "virtio")?;
+        Some(self.dev.join(child(&virtio.join("block"), "")?.file_name()?))
+    }
+
+    /// The character device that vhost-vdpa made: /dev/vhost-vdpa-N.
+    #[must_use]
+    pub fn vhost_device(&self, name: &str) -> Option<PathBuf> {
+        Some(self.dev.join(child(&self.device(name), "vhost-vdpa-")?.file_name()?))
+    }
+
+    fn device(&self, name: &str) -> PathBuf {
+        self.root.join("devices").join(name)
+    }
+}
+
+/// The first entry of `dir` whose name starts with `prefix`.
+fn child(dir: &Path, prefix: &str) -> Option<PathBuf> {
+    let entries = std::fs::read_dir(dir).ok()?;
+    let mut names: Vec<PathBuf> = entries
+        .filter_map(Result::ok)
+        .filter(|entry| entry.file_name().to_string_lossy().starts_with(prefix))
+        .map(|entry| entry.path())
+        .collect();
+    names.sort();
+    names.into_iter().next()
+}
+
+/// Automatic probing is off while this lives.
+///
+/// The switch is one for the whole machine: another vDPA device that appears meanwhile stays without a driver. That is
+/// acceptable because the span is one netlink command that probes nothing, a few milliseconds. A file lock keeps two
+/// processes from "restoring" each other's off, and a drop restores it on every way out but `kill -9`.
+struct AutoprobeOff {
+    path: PathBuf,
+    was_on: bool,
+    _lock: File,
+}
+
+impl AutoprobeOff {
+    fn new(path: PathBuf, timeout: Duration) -> Result<Self, Error> {
+        let failed = |source| Error::Sysfs { path: path.clone(), action: "lock".into(), source };
+        let lock = File::open(&path).map_err(failed)?;
+        let until = Instant::now() + timeout;
+        loop {
+            match lock.try_lock() {
+                Ok(()) => break,
+                Err(TryLockError::WouldBlock) if Instant::now() < until => std::thread::sleep(LOCK_RETRY),
+                Err(e) => return Err(failed(e.into())),
+            }
+        }
+        let was_on = read(&path)? != "0";
+        write(&path, &0)?;
+        Ok(Self { path, was_on, _lock: lock })
+    }
+}
+
+impl Drop for AutoprobeOff {
+    fn drop(&mut self) {
+        if self.was_on
+            && let Err(e) = write(&self.path, &1)
+        {
+            warn!("automatic probing of vDPA devices stays off: {e}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    const SOON: Duration = Duration::from_secs(20);
+
+    /// A bus with both drivers and the unbound device d0.
+    fn bus() -> (tempfile::TempDir, Bus) {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("bus");
+        for path in ["drivers/virtio_vdpa", "drivers/vhost_vdpa", "devices/d0"] {
+            std::fs::create_dir_all(root.join(path)).unwrap();
+        }
+        for file in ["drivers_probe", "devices/d0/driver_override", "drivers/vhost_vdpa/unbind"] {
+            std::fs::write(root.join(file), "").unwrap();
+        }
+        std::fs::write(root.join("drivers_autoprobe"), "1\n").unwrap();
+        let bus = Bus { root, dev: "/dev".into() };
+        (dir, bus)
+    }
+
+    fn text(bus: &Bus, file: &str) -> String {
+        std::fs::read_to_string(bus.root.join(file)).unwrap()
+    }
+
+    #[test]
+    fn driver_names_are_read_either_way() {
+        for (given, driver) in [
+            ("virtio-vdpa", BusDriver::VirtioVdpa),
+            ("virtio_vdpa", BusDriver::VirtioVdpa),
+            ("vhost-vdpa", BusDriver::VhostVdpa),
+            (BusDriver::VhostVdpa.name(), BusDriver::VhostVdpa),
+        ] {
+            assert_eq!(given.parse::<BusDriver>().unwrap(), driver);
+        }
+        let error = "vdpa".parse::<BusDriver>().unwrap_err().to_string();
+        assert!(error.contains("\"vdpa\"") && error.contains("virtio-vdpa"), "{error}");
+    }
+
+    #[test]
+    fn a_missing_driver_is_named() {
+        let (_dir, bus) = bus();
+        bus.check_driver(BusDriver::VirtioVdpa).unwrap();
+        std::fs::remove_dir(bus.root.join("drivers/virtio_vdpa")).unwrap();
+        let error = bus.attach("d0", BusDriver::VirtioVdpa, SOON).unwrap_err();
+        assert!(error.to_string().contains("modprobe virtio_vdpa"), "{error}");
+    }
+
+    #[test]
+    fn binding_overrides_unbinds_and_probes() {
+        let (_dir, bus) = bus();
+        // Files do not act: the device stays unbound, and that is reported.
+        let error = bus.bind("d0", BusDriver::VirtioVdpa, SOON).unwrap_err();
+        assert!(matches!(error, Error::NotBound { bound: None, .. }), "{error}");
+        assert_eq!(text(&bus, "devices/d0/driver_override"), "virtio_vdpa");
+        assert_eq!(text(&bus, "drivers_probe"), "d0");
+        assert_eq!(text(&bus, "drivers/vhost_vdpa/unbind"), "");
+
+        symlink("../../drivers/vhost_vdpa", bus.root.join("devices/d0/driver")).unwrap();
+        assert_eq!(bus.bound_driver("d0").as_deref(), Some("vhost_vdpa"));
+        let error = bus.bind("d0", BusDriver::VirtioVdpa, SOON).unwrap_err();
+        assert!(error.to_string().contains("bound now: vhost_vdpa"), "{error}");
+        assert_eq!(text(&bus, "drivers/vhost_vdpa/unbind"), "d0");
+
+        bus.bind("d0", BusDriver::VhostVdpa, SOON).unwrap();
+        assert!(bus.bind("../d0", BusDriver::VhostVdpa, SOON).is_err());
+    }
+
+    #[test]
+    fn what_a_driver_made_is_found() {
+        let (_dir, bus) = bus();
+        assert!(bus.has_device("d0") && !bus.has_device("d1"));
+        assert_eq!((bus.block_device("d0"), bus.vhost_device("d0")), (None, None));
+        std::fs::create_dir_all(bus.root.join("devices/d0/virtio7")).unwrap();
+        assert_eq!(bus.block_device("d0"), None);
+        std::fs::create_dir_all(bus.root.join("devices/d0/virtio7/block/vdb")).unwrap();
+        assert_eq!(bus.block_device("d0"), Some("/dev/vdb".into()));
+        std::fs::create_dir_all(bus.root.join("devices/d0/vhost-vdpa-3")).unwrap();
+        assert_eq!(bus.vhost_device("d0"), Some("/dev/vhost-vdpa-3".into()));
+    }
+
+    #[test]
+    fn autoprobe_is_restored_to_what_it_was_and_never_by_two_at_once() {
+        let (_dir, bus) = bus();
+        let path = bus.root.join("drivers_autoprobe");
+        let guard = || AutoprobeOff::new(path.clone(), Duration::from_millis(20));
+        let off = guard().unwrap();
+        assert_eq!(&text(&bus, "drivers_autoprobe")[..1], "0");
+        assert!(guard().is_err());
+        drop(off);
+        assert_eq!(&text(&bus, "drivers_autoprobe")[..1], "1");
+        std::fs::write(&path, "0\n").unwrap();
+        drop(guard().unwrap());
+        assert_eq!(&text(&bus, "drivers_autoprobe")[..1], "0");
+    }
+}

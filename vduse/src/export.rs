@@ -1,0 +1,293 @@
+//! One disk on the vDPA bus, from creation to destruction.
+//!
+//! ```text
+//!   start:  CREATE_DEV ─► open, VQ_SETUP, sysfs ─► control thread ─► attach (driver probes: messages, I/O)
+//!   stop:   detach (driver lets go: drain, reset) ─► control thread ends ─► DESTROY_DEV
+//! ```
+//! A failure on the way up undoes what was done, in reverse. On the way down every step is tried, whatever the one
+//! before it said, and each is bounded in time.
+//!
+//! A device of that name may be there already, left by a process that died. One that is not on the bus is made anew;
+//! one that is, and is quiet, is taken over with its driver and users still attached.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam_queue::ArrayQueue;
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use spinblk_bdev::Bdev;
+use spinblk_reactor::{Handle, Hugepages, off_reactor_cores};
+use spinblk_virtio::blk::{Device as BlkDevice, DeviceOptions};
+use tracing::{info, warn};
+
+use crate::address_space::AddressSpace;
+use crate::queue::{Events, Queue};
+use crate::session::{QueueReport, Session, SessionReport};
+use crate::{Attributes, Bus, BusDriver, Control, Created, Device, DeviceSpec, Error, irq_cpus_off};
+
+/// virtio's number for block devices.
+const DEVICE_ID_BLOCK: u32 = 2;
+/// Probing reads the partition table; under emulation on a busy host that takes seconds.
+const ATTACH_TIMEOUT: Duration = Duration::from_secs(60);
+/// Detaching waits for I/O in flight.
+const DETACH_TIMEOUT: Duration = Duration::from_secs(40);
+/// The disk's node appears with the driver's probe, udev may lag.
+const NODE_TIMEOUT: Duration = Duration::from_secs(10);
+const NODE_STEP: Duration = Duration::from_millis(5);
+
+/// What a disk is to look like.
+#[derive(Clone, Debug)]
+pub struct DiskConfig {
+    /// Its name: of the VDUSE device and on the vDPA bus.
+    pub name: String,
+    /// Virtqueues, dealt over the reactors in turn.
+    pub queues: u16,
+    /// Entries of each.
+    pub queue_size: u16,
+    /// What the guest reads as serial number.
+    pub serial: String,
+    /// Who gets it: containers (virtio-vdpa) or VMs (vhost-vdpa).
+    pub driver: BusDriver,
+    /// Size of the bounce region; `None` leaves the kernel's 64 MiB.
+    pub bounce_bytes: Option<u64>,
+    /// Where the bounce memory comes from.
+    pub hugepages: Hugepages,
+    /// All cores that this process polls: interrupts are kept off them.
+    pub polled_cores: Vec<usize>,
+}
+
+/// What a disk did, told when it stops.
+pub struct DiskReport {
+    /// Its name.
+    pub name: String,
+    /// `/dev/vdX` or `/dev/vhost-vdpa-N`, as it was.
+    pub device_path: Option<PathBuf>,
+    /// Whether the kernel bounced through our memory.
+    pub umem: bool,
+    /// Its queues.
+    pub queues: Vec<QueueReport>,
+    /// What went wrong on the way, in sentences.
+    pub problems: Vec<String>,
+}
+
+/// A disk that is being served.
+pub struct Export {
+    config: DiskConfig,
+    control: Control,
+    bus: Bus,
+    /// Whether there is a VDUSE device of ours to destroy.
+    created: bool,
+    running: Option<Running>,
+    device_path: Option<PathBuf>,
+}
+
+/// The control thread and how to end it.
+struct Running {
+    thread: JoinHandle<SessionReport>,
+    stop: Arc<AtomicBool>,
+    events: Arc<Events>,
+}
+
+impl Export {
+    /// Creates the disk, serves it on `reactors` and attaches it. Returns when its driver has it.
+    ///
+    /// # Errors
+    /// [`Error`]; whatever was set up before it is undone.
+    ///
+    /// # Panics
+    /// Never, but needs at least one reactor: [`Error::Spec`] otherwise.
+    pub fn start(config: DiskConfig, bdev: Arc<dyn Bdev>, reactors: &[Arc<Handle>]) -> Result<Self, Error> {
+        let bus = Bus::system();
+        // Before anything is made: the two things that most hosts lack.
+        let control = Control::open()?;
+        bus.check_driver(config.driver)?;
+        let mut export = Self { config, control, bus, created: false, running: None, device_path: None };
+        match export.bring_up(bdev, reactors) {
+            Ok(()) => Ok(export),
+            Err(e) => {
+                for problem in export.take_down().problems {
+                    warn!("while undoing: {problem}");
+                }
+                Err(e)
+            }
+        }
+    }
+
+    /// `/dev/vdX` or `/dev/vhost-vdpa-N`.
+    #[must_use]
+    pub fn device_path(&self) -> Option<PathBuf> {
+        self.device_path.clone()
+    }
+
+    /// Drains, detaches and destroys it, and reports. What could not be done is in [`DiskReport::problems`].
+    #[must_use]
+    pub fn stop(mut self) -> DiskReport {
+        self.take_down()
+    }
+
+    fn bring_up(&mut self, bdev: Arc<dyn Bdev>, reactors: &[Arc<Handle>]) -> Result<(), Error> {
+        let name = self.config.name.clone();
+        if reactors.is_empty() {
+            return Err(Error::Spec { name, reason: "it has no reactor to serve it".into() });
+        }
+        let blk = Arc::new(BlkDevice::new(bdev.info().clone(), self.device_options()));
+        let (device, taken_over) = self.create(&blk)?;
+        let events = Arc::new(Events {
+            queue: ArrayQueue::new(2 * usize::from(self.config.queues)),
+            wake: EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
+                .map_err(|e| Error::Thread { name: name.clone(), action: "its events", source: e.into() })?,
+        });
+        let stop = Arc::new(AtomicBool::new(false));
+        let queues = (0..self.config.queues)
+            .map(|index| Queue::new(index, reactors[usize::from(index) % reactors.len()].clone()))
+            .collect();
+        let space = AddressSpace::new(device.clone(), self.config.hugepages);
+        let mut session = Session::new(device, blk, bdev, space, queues, events.clone(), stop.clone());
+        if taken_over {
+            session.take_over()?;
+            info!("disk {name}: taken over from the process that served it before");
+        }
+        let cores = self.config.polled_cores.clone();
+        let thread = std::thread::Builder::new()
+            .name(format!("vduse-{name}"))
+            .spawn(move || {
+                off_reactor_cores(&cores);
+                session.run()
+            })
+            .map_err(|source| Error::Thread { name: name.clone(), action: "control messages", source })?;
+        self.running = Some(Running { thread, stop, events });
+        if !taken_over {
+            self.bus.attach(&name, self.config.driver, ATTACH_TIMEOUT)?;
+        }
+        self.device_path = Some(self.wait_for_node()?);
+        Ok(())
+    }
+
+    fn device_options(&self) -> DeviceOptions {
+        DeviceOptions {
+            queues: self.config.queues,
+            serial: self.config.serial.clone(),
+            // virtio-vdpa would bounce every indirect table: one more page to copy and to map per request, for rings that
+            // are long enough without.
+            indirect: self.config.driver == BusDriver::VhostVdpa,
+            event_idx: true,
+        }
+    }
+
+    /// Makes the device and sets it up, or opens the one that is on the bus already (`true`).
+    fn create(&mut self, blk: &BlkDevice) -> Result<(Arc<Device>, bool), Error> {
+        let name = &self.config.name;
+        let config_space = blk.config_space();
+        let spec = DeviceSpec {
+            name,
+            device_id: DEVICE_ID_BLOCK,
+            vendor_id: 0,
+            features: blk.features(),
+            queues: self.config.queues,
+            config: &config_space,
+        };
+        if self.control.create(&spec)? == Created::Existed {
+            // Opening tells whether somebody serves it.
+            let device = Device::open(name)?;
+            self.created = true;
+            if self.bus.has_device(name) {
+                let foreign = device.features()? & !blk.features();
+                if foreign != 0 || device.vq_info(self.config.queues).is_ok() {
+                    let reason = "a disk of that name is attached with other settings; detach it with `vdpa dev del` first";
+                    self.created = false;
+                    return Err(Error::Spec { name: name.clone(), reason: reason.into() });
+                }
+                return Ok((Arc::new(device), true));
+            }
+            drop(device);
+            info!("disk {name}: a device without users was left by another process: making it anew");
+            self.control.destroy(name)?;
+            self.control.create(&spec)?;
+        }
+        self.created = true;
+        let device = Arc::new(Device::open(name)?);
+        for queue in 0..self.config.queues {
+            device.vq_setup(queue, self.config.queue_size)?;
+        }
+        self.tune()?;
+        Ok((device, false))
+    }
+
+    /// The knobs in sysfs: size of the bounce region, CPUs that take interrupts.
+    fn tune(&self) -> Result<(), Error> {
+        let attributes = Attributes::new(&self.config.name)?;
+        if let Some(bytes) = self.config.bounce_bytes {
+            attributes.set_bounce_size_bytes(bytes)?;
+        }
+        let cpus = irq_cpus_off(&self.config.polled_cores)?;
+        for queue in 0..self.config.queues {
+            // Kernels before 6.4 have no such knob; interrupts are then merely slower.
+            if let Err(e) = attributes.set_irq_affinity(queue, &cpus) {
+                warn!("{e}; interrupts may land on polled cores and come late");
+            }
+        }
+        Ok(())
+    }
+
+    fn wait_for_node(&self) -> Result<PathBuf, Error> {
+        let name = &self.config.name;
+        let deadline = Instant::now() + NODE_TIMEOUT;
+        loop {
+            let node = match self.config.driver {
+                BusDriver::VirtioVdpa => self.bus.block_device(name),
+                BusDriver::VhostVdpa => self.bus.vhost_device(name),
+            };
+            match node.filter(|node| node.exists()) {
+                Some(node) => return Ok(node),
+                None if Instant::now() >= deadline => {
+                    return Err(Error::NoNode { name: name.clone(), driver: self.config.driver.name() });
+                }
+                None => std::thread::sleep(NODE_STEP),
+            }
+        }
+    }
+
+    fn take_down(&mut self) -> DiskReport {
+        let name = self.config.name.clone();
+        let mut problems = Vec::new();
+        // Nobody would answer the driver's messages without the control thread, so only with it is detaching tried.
+        if self.running.is_some() && self.bus.has_device(&name) {
+            self.bus.detach(&name, DETACH_TIMEOUT).map_or_else(|e| problems.push(e.to_string()), |_| ());
+        }
+        let session = self.running.take().map(|running| {
+            running.stop.store(true, Ordering::Release);
+            running.events.wake();
+            running.thread.join()
+        });
+        let (umem, queues) = match session {
+            Some(Ok(report)) => {
+                problems.extend(report.problems);
+                (report.umem, report.queues)
+            }
+            Some(Err(_)) => {
+                problems.push(format!("disk {name}: its control thread ended in a panic"));
+                (false, Vec::new())
+            }
+            None => (false, Vec::new()),
+        };
+        if std::mem::take(&mut self.created)
+            && let Err(e) = self.control.destroy(&name)
+        {
+            problems.push(e.to_string());
+        }
+        DiskReport { name, device_path: self.device_path.take(), umem, queues, problems }
+    }
+}
+
+impl Drop for Export {
+    fn drop(&mut self) {
+        if self.running.is_some() || self.created {
+            for problem in self.take_down().problems {
+                warn!("{problem}");
+            }
+        }
+    }
+}
