@@ -23,9 +23,8 @@ use spinblk_reactor::{Handle, Hugepages, off_reactor_cores};
 use spinblk_virtio::blk::{Device as BlkDevice, DeviceOptions};
 use tracing::{info, warn};
 
-use crate::address_space::AddressSpace;
 use crate::queue::{Events, Queue};
-use crate::session::{QueueReport, Session, SessionReport};
+use crate::session::{Parts, QueueReport, Session, SessionReport};
 use crate::{Attributes, Bus, BusDriver, Control, Created, Device, DeviceSpec, Error, irq_cpus_off};
 
 /// virtio's number for block devices.
@@ -144,10 +143,20 @@ impl Export {
         let queues = (0..self.config.queues)
             .map(|index| Queue::new(index, reactors[usize::from(index) % reactors.len()].clone()))
             .collect();
-        let space = AddressSpace::new(device.clone(), self.config.hugepages);
-        let mut session = Session::new(device, blk, bdev, space, queues, events.clone(), stop.clone());
+        let mut session = Session::new(Parts {
+            device,
+            blk,
+            bdev,
+            queues,
+            events: events.clone(),
+            stop: stop.clone(),
+            irq_cpus: irq_cpus_off(&self.config.polled_cores)?,
+            hugepages: self.config.hugepages,
+        });
         if taken_over {
             session.take_over()?;
+            // Not before: a device that cannot be taken over is not ours to destroy.
+            self.created = true;
             info!("disk {name}: taken over from the process that served it before");
         }
         let cores = self.config.polled_cores.clone();
@@ -192,12 +201,10 @@ impl Export {
         if self.control.create(&spec)? == Created::Existed {
             // Opening tells whether somebody serves it.
             let device = Device::open(name)?;
-            self.created = true;
             if self.bus.has_device(name) {
                 let foreign = device.features()? & !blk.features();
                 if foreign != 0 || device.vq_info(self.config.queues).is_ok() {
                     let reason = "a disk of that name is attached with other settings; detach it with `vdpa dev del` first";
-                    self.created = false;
                     return Err(Error::Spec { name: name.clone(), reason: reason.into() });
                 }
                 return Ok((Arc::new(device), true));
@@ -212,24 +219,10 @@ impl Export {
         for queue in 0..self.config.queues {
             device.vq_setup(queue, self.config.queue_size)?;
         }
-        self.tune()?;
-        Ok((device, false))
-    }
-
-    /// The knobs in sysfs: size of the bounce region, CPUs that take interrupts.
-    fn tune(&self) -> Result<(), Error> {
-        let attributes = Attributes::new(&self.config.name)?;
         if let Some(bytes) = self.config.bounce_bytes {
-            attributes.set_bounce_size_bytes(bytes)?;
+            Attributes::new(name)?.set_bounce_size_bytes(bytes)?;
         }
-        let cpus = irq_cpus_off(&self.config.polled_cores)?;
-        for queue in 0..self.config.queues {
-            // Kernels before 6.4 have no such knob; interrupts are then merely slower.
-            if let Err(e) = attributes.set_irq_affinity(queue, &cpus) {
-                warn!("{e}; interrupts may land on polled cores and come late");
-            }
-        }
-        Ok(())
+        Ok((device, false))
     }
 
     fn wait_for_node(&self) -> Result<PathBuf, Error> {

@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use spinblk_bdev::Bdev;
 use spinblk_perf::QueueStats;
+use spinblk_reactor::Hugepages;
 use spinblk_virtio::blk::Device as BlkDevice;
 use spinblk_virtio::{RingAddresses, RingConfig};
 use tracing::{debug, error, info, warn};
@@ -25,6 +26,7 @@ use crate::address_space::AddressSpace;
 use crate::device::Device;
 use crate::message::{Message, Reply};
 use crate::queue::{Event, Events, Queue};
+use crate::sysfs::Attributes;
 use crate::uapi::RingState;
 
 /// The driver is ready (virtio 2.1).
@@ -49,15 +51,31 @@ pub(crate) struct SessionReport {
     pub(crate) problems: Vec<String>,
 }
 
+/// What a session is made of.
+pub(crate) struct Parts {
+    pub(crate) device: Arc<Device>,
+    pub(crate) blk: Arc<BlkDevice>,
+    pub(crate) bdev: Arc<dyn Bdev>,
+    pub(crate) queues: Vec<Queue>,
+    /// What queues tell the control thread.
+    pub(crate) events: Arc<Events>,
+    /// Set, with a wake-up through `events`, to end the session.
+    pub(crate) stop: Arc<AtomicBool>,
+    /// CPUs that may take interrupts.
+    pub(crate) irq_cpus: Vec<usize>,
+    pub(crate) hugepages: Hugepages,
+}
+
 /// The state of one disk.
 pub(crate) struct Session {
     device: Arc<Device>,
     blk: Arc<BlkDevice>,
     bdev: Arc<dyn Bdev>,
-    space: AddressSpace,
     queues: Vec<Queue>,
     events: Arc<Events>,
     stop: Arc<AtomicBool>,
+    irq_cpus: Vec<usize>,
+    space: AddressSpace,
     had_umem: bool,
     /// Queues whose rings are unmapped at the moment, and where they stood.
     suspended: Vec<(usize, u16)>,
@@ -76,26 +94,22 @@ enum Start {
 }
 
 impl Session {
-    pub(crate) fn new(
-        device: Arc<Device>,
-        blk: Arc<BlkDevice>,
-        bdev: Arc<dyn Bdev>,
-        space: AddressSpace,
-        queues: Vec<Queue>,
-        events: Arc<Events>,
-        stop: Arc<AtomicBool>,
-    ) -> Self {
+    pub(crate) fn new(parts: Parts) -> Self {
+        let Parts { device, blk, bdev, queues, events, stop, irq_cpus, hugepages } = parts;
+        let space = AddressSpace::new(device.clone(), hugepages);
+        let (suspended, problems) = (Vec::new(), Vec::new());
         Self {
             device,
             blk,
             bdev,
-            space,
             queues,
             events,
             stop,
+            irq_cpus,
+            space,
             had_umem: false,
-            suspended: Vec::new(),
-            problems: Vec::new(),
+            suspended,
+            problems,
         }
     }
 
@@ -133,7 +147,12 @@ impl Session {
         {
             warn!("disk {}: poll: {e}", self.device.name());
         }
+        // POLLERR comes at once and for good when the kernel gave the device up.
+        let broken = fds[0].revents().is_some_and(|events| events.contains(PollFlags::POLLERR));
         self.take_events();
+        if broken {
+            return Err(Error::Broken { name: self.device.name().into() });
+        }
         while let Some(message) = self.device.read_message()? {
             let reply = self.handle(message);
             self.device.reply(message.request_id(), reply)?;
@@ -188,12 +207,26 @@ impl Session {
         if status & DRIVER_OK == 0 {
             return Ok(());
         }
+        self.steer_interrupts();
         for index in 0..self.queues.len() {
             if !self.queues[index].is_running() {
                 self.start_queue(index, Start::AsDriverSays)?;
             }
         }
         Ok(())
+    }
+
+    /// Keeps the work items that run interrupt handlers off polled cores, which would starve them. Each probe of the
+    /// driver sets the mask anew, so this is the moment.
+    fn steer_interrupts(&self) {
+        let set = |attributes: Attributes| {
+            (0..self.queues.len())
+                .try_for_each(|queue| attributes.set_irq_affinity(queue as u16, &self.irq_cpus))
+        };
+        if let Err(e) = Attributes::new(self.device.name()).and_then(set) {
+            // Kernels before 6.4 have no such knob.
+            warn!("{e}; interrupts may land on polled cores and come late");
+        }
     }
 
     /// Starts one queue if the driver made it ready.
@@ -261,7 +294,10 @@ impl Session {
         match self.space.resolve(iova) {
             Ok(true) => {}
             Ok(false) => {
-                info!("disk {}: the driver named IOVA {iova:#x}, where nothing is mapped", self.device.name());
+                info!(
+                    "disk {}: the driver named IOVA {iova:#x}, where nothing is mapped",
+                    self.device.name()
+                );
             }
             Err(e) => self.problem(&e),
         }
