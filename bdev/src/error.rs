@@ -46,6 +46,51 @@ pub enum Error {
         /// What was asked for.
         block_size: u32,
     },
+    /// A file of less than one block.
+    #[error(
+        "bdev {name}: {} has {size_bytes} bytes, less than one block of {block_size}; make it larger, for example \
+         with `truncate -s 1G FILE`",
+        path.display()
+    )]
+    FileTooSmall {
+        /// The device.
+        name: String,
+        /// The file.
+        path: PathBuf,
+        /// Its size.
+        size_bytes: u64,
+        /// The device's block size.
+        block_size: u32,
+    },
+    /// A block size below what the target can do.
+    #[error(
+        "bdev {name}: block size {block_size} is below the {least} that {} needs; set block_size to at least {least}",
+        path.display()
+    )]
+    BlockSizeBelowTarget {
+        /// The device.
+        name: String,
+        /// The file.
+        path: PathBuf,
+        /// What was asked for.
+        block_size: u32,
+        /// The least that works.
+        least: u32,
+    },
+    /// O_DIRECT was demanded of a file that has none.
+    #[error(
+        "bdev {name}: {} does not allow O_DIRECT ({reason}); set direct to \"auto\" or \"off\", or move the file to \
+         another file system",
+        path.display()
+    )]
+    NoDirect {
+        /// The device.
+        name: String,
+        /// The file.
+        path: PathBuf,
+        /// What stands in the way.
+        reason: &'static str,
+    },
     /// The reactor floor refused (memory, ring).
     #[error("bdev {name}: {source}")]
     Reactor {
@@ -59,7 +104,11 @@ pub enum Error {
 fn hint(source: &io::Error) -> &'static str {
     match source.kind() {
         io::ErrorKind::NotFound => "; create it first, for example with `truncate -s 1G FILE`",
-        io::ErrorKind::PermissionDenied => "; give this user read and write permission on it",
+        io::ErrorKind::PermissionDenied => {
+            "; give this user read and write permission on it, or serve it read-only"
+        }
+        io::ErrorKind::ReadOnlyFilesystem => "; it is write-protected: serve it read-only",
+        io::ErrorKind::ResourceBusy => "; it is mounted or in use: unmount it, or serve it read-only",
         _ => "",
     }
 }

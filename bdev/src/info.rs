@@ -1,6 +1,6 @@
 //! What a block device says of itself, and the check of an I/O against it.
 
-use crate::{Error, Io, IoError, Op};
+use crate::{Error, Io, IoError, Op, segments_len_bytes};
 
 /// Operations beyond read and write that a device really supports.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -59,7 +59,8 @@ impl Info {
         self.blocks * u64::from(self.block_size)
     }
 
-    /// Checks an I/O: range, alignment, permission, capability. A flush always passes: where there is no volatile
+    /// Checks an I/O: range, alignment, permission, capability, and that the segments of a read or write add up to
+    /// its length, so that a backend that walks them stays within both. A flush always passes: where there is no volatile
     /// cache it is done at once.
     ///
     /// # Errors
@@ -81,19 +82,26 @@ impl Info {
             return Err(IoError::Misaligned);
         }
         match io.offset_bytes().checked_add(io.len_bytes()) {
-            Some(end) if end <= self.size_bytes() => Ok(()),
-            _ => Err(IoError::OutOfRange),
+            Some(end) if end <= self.size_bytes() => {}
+            _ => return Err(IoError::OutOfRange),
         }
+        let moves_data = matches!(io.op(), Op::Read | Op::Write);
+        if moves_data && segments_len_bytes(io.segments()) != Some(io.len_bytes()) {
+            return Err(IoError::Misaligned);
+        }
+        Ok(())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Segment;
 
     fn io(op: Op, offset: u64, len: u64) -> Io {
-        // SAFETY: no segments, no memory; only the numbers are looked at.
-        unsafe { Io::new(op, offset, len, &[], None, 0) }
+        let segment = [Segment::new(std::ptr::null_mut(), usize::try_from(len).unwrap())];
+        // SAFETY: only the numbers are looked at; no memory is touched. The leak keeps the segment where it is.
+        unsafe { Io::new(op, offset, len, Box::leak(Box::new(segment)), None, 0) }
     }
 
     #[test]
@@ -107,6 +115,9 @@ mod tests {
         assert_eq!(info.check(&io(Op::Write, 0, 511)), Err(IoError::Misaligned));
         assert_eq!(info.check(&io(Op::Discard, 0, 512)), Err(IoError::Unsupported));
         assert_eq!(info.check(&io(Op::WriteZeroes { unmap: true }, 0, 512)), Err(IoError::Unsupported));
+        // SAFETY: as in `io`.
+        let no_memory = unsafe { Io::new(Op::Read, 0, 512, &[], None, 0) };
+        assert_eq!(info.check(&no_memory), Err(IoError::Misaligned));
         info.read_only = true;
         assert_eq!(info.check(&io(Op::Write, 0, 512)), Err(IoError::ReadOnly));
         assert_eq!(info.check(&io(Op::Flush, 7, 0)), Ok(()));

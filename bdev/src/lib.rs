@@ -37,13 +37,19 @@
 //!
 //! A new backend is one new file here. It imports the reactor's ring and nothing from above.
 
+mod aio;
 mod error;
 mod info;
 mod io;
+mod malloc;
+mod null;
 
+pub use aio::{Aio, AioOptions, Direct};
 pub use error::{Error, IoError};
 pub use info::{Capabilities, Info};
 pub use io::{Completion, Io, IoResult, Op, Segment, segments_len_bytes};
+pub use malloc::Malloc;
+pub use null::{Null, NullReads};
 use spinblk_reactor::Ring;
 
 /// A block device: what it is, and the door to it.
