@@ -41,6 +41,13 @@ impl Malloc {
             .map_err(|source| Error::Reactor { name: name.into(), source })?;
         Ok(Self { info, memory: Arc::new(memory) })
     }
+
+    /// The same disk, refusing everything but reads and flushes when `read_only` is set.
+    #[must_use]
+    pub fn with_read_only(mut self, read_only: bool) -> Self {
+        self.info.read_only = read_only;
+        self
+    }
 }
 
 impl Bdev for Malloc {

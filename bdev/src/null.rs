@@ -32,6 +32,13 @@ impl Null {
         info.caps = Capabilities { flush: true, discard: true, write_zeroes: true };
         Ok(Self { info, reads })
     }
+
+    /// The same disk, refusing everything but reads and flushes when `read_only` is set.
+    #[must_use]
+    pub fn with_read_only(mut self, read_only: bool) -> Self {
+        self.info.read_only = read_only;
+        self
+    }
 }
 
 impl Bdev for Null {

@@ -4,7 +4,7 @@
 mod common;
 
 use common::{ARENA_BYTES, Bench, Request, pattern};
-use spinblk_bdev::{Bdev, Malloc, Null, NullReads, Op};
+use spinblk_bdev::{Bdev, IoError, Malloc, Null, NullReads, Op};
 use spinblk_reactor::Hugepages;
 
 const MIB: usize = 1 << 20;
@@ -78,4 +78,18 @@ fn too_much_memory_is_an_error_that_names_the_disk() {
     assert!(error.contains("m0") && error.contains("ask for less"), "{error}");
     let error = Malloc::new("m0", 100, 512, Hugepages::Off).unwrap_err().to_string();
     assert!(error.contains("m0") && error.contains("less than one block"), "{error}");
+}
+
+#[test]
+fn read_only_disks_refuse_every_change() {
+    let null = Null::new("n0", MIB as u64, 512, NullReads::Zeroes).unwrap().with_read_only(true);
+    let malloc = Malloc::new("m0", MIB as u64, 512, Hugepages::Try).unwrap().with_read_only(true);
+    for bdev in [&null as &dyn Bdev, &malloc] {
+        let mut bench = Bench::new(bdev, 4);
+        for op in [Op::Write, Op::Discard, Op::WriteZeroes { unmap: true }] {
+            bench.submit(0, &Request::new(op, 0, 4096));
+            assert_eq!(bench.wait(1)[0].result, Err(IoError::ReadOnly), "{op:?}");
+        }
+        assert_eq!(bench.read(0, 4096).unwrap(), [0; 4096]);
+    }
 }

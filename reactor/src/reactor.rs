@@ -154,17 +154,19 @@ impl Reactor {
 
     /// Runs until stopped.
     pub(crate) fn run(&mut self) {
-        let mut before = self.core.clock.now();
+        self.core.now = self.core.clock.now();
         loop {
-            self.core.now = self.core.clock.now();
-            let spent = self.core.now.saturating_sub(before);
-            before = self.core.now;
-            match self.iterate() {
+            let progress = self.iterate();
+            if progress == Progress::Idle {
+                self.policy.rest();
+            }
+            // One look at the clock per iteration: the end of this one is the beginning of the next.
+            let now = self.core.clock.now();
+            let spent = now.saturating_sub(self.core.now);
+            self.core.now = now;
+            match progress {
                 Progress::Busy => self.busy_ticks += spent,
-                Progress::Idle => {
-                    self.idle_ticks += spent;
-                    self.policy.rest();
-                }
+                Progress::Idle => self.idle_ticks += spent,
             }
             self.iterations += 1;
             if self.iterations & (PUBLISH_EVERY - 1) == 0 {

@@ -1,2 +1,9 @@
-//! Placeholder head.
-fn main() {}
+//! The `spinblk` program: everything is in the library beside it, where tests reach it.
+
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    spinblk_cli::main(std::env::args_os())
+}

@@ -1,0 +1,147 @@
+//! The command line: what `spinblk` is told and how it explains itself.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{Config, Flags};
+use crate::{Error, serve};
+
+const ABOUT: &str = "Serves virtio-blk disks from cores that never sleep.";
+
+const AFTER_HELP: &str = "\
+First steps, as root:
+  spinblk doctor
+      says what this machine lacks and how to mend it
+  spinblk serve --cores 1 --disk name=d0,type=malloc,size=256MiB
+      makes a RAM disk, prints its device (such as /dev/vda), serves until Ctrl-C, prints latencies";
+
+const SERVE_HELP: &str = "\
+Exports disks through the kernel's VDUSE and serves them until SIGINT, SIGTERM or SIGHUP.
+
+Each core of --cores gets one thread that polls all the time and takes that core whole: leave at least one core for \
+everything else. Prints a line for each disk, then `ready`; at the end the operations, latencies and queues of each.";
+
+const SERVE_EXAMPLES: &str = "\
+Keys of --disk (in brackets what is taken when a key is not given):
+  name         letters, digits, . _ -, at most 64; required
+  type         null, malloc (RAM), aio (file or block device); required
+  size         256MiB, 1G, bytes; required for null and malloc
+  path         file or block device; required for aio, a comma in it is doubled
+  direct       aio with O_DIRECT: auto, on, off [auto]
+  reads        what null reads give: untouched, zeroes [untouched]
+  block-size   512, 1024, 2048, 4096 [512; aio: the target's own]
+  queues       number of virtqueues, 1 to 64 [1]
+  queue-size   entries of each, a power of two from 2 to 1024 [256]
+  cores        cores for the queues, dealt in turn, such as 1+2 [all]
+  serial       what guests see, at most 20 characters [the name]
+  read-only    true, false [false]
+  driver       virtio-vdpa (a /dev/vdX here), vhost-vdpa (VMs) [virtio-vdpa]
+  bounce-size  bounce region, 1MiB to 1GiB [the kernel's own, 64MiB]
+
+Examples:
+  spinblk serve --cores 1,2 --disk name=d0,type=malloc,size=256MiB,queues=2
+  spinblk serve --cores 1 --disk name=d0,type=aio,path=/srv/disk.img,serial=ABC
+  spinblk serve --config spinblk.toml
+
+The file says the same:
+  [reactor]
+  cores = [1, 2]
+
+  [[disk]]
+  name = \"d0\"
+  type = \"malloc\"
+  size = \"256MiB\"
+  queues = 2";
+
+const DOCTOR_HELP: &str = "\
+Looks at the kernel, its modules, permissions, io_uring, hugepages, limits and cores; changes nothing.
+
+Each line is ok, warning (disks are served, but slower or not with every option) or MISSING (disks cannot be served), \
+with the command that mends it. Exit status: 0 when disks can be served, 1 when something is missing.";
+
+const DOCTOR_EXAMPLES: &str = "\
+Examples:
+  spinblk doctor
+  spinblk doctor --json";
+
+/// The whole command line.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "spinblk", version, about = ABOUT, after_help = AFTER_HELP, disable_help_subcommand = true)]
+pub struct Cli {
+    /// What to log to stderr: error, warn, info, debug, trace, or a filter such as spinblk_vduse=debug
+    #[arg(long, global = true, value_name = "LEVEL", env = "SPINBLK_LOG", default_value = "warn")]
+    pub log: String,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What the program can do.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Command {
+    /// Export disks and serve them until a signal comes
+    #[command(long_about = SERVE_HELP, after_help = SERVE_EXAMPLES)]
+    Serve(ServeArgs),
+    /// Tell what this machine lacks for serving disks, and the fix for each
+    #[command(long_about = DOCTOR_HELP, after_help = DOCTOR_EXAMPLES)]
+    Doctor(DoctorArgs),
+}
+
+/// Flags of `serve`.
+#[derive(Clone, Debug, Args)]
+pub struct ServeArgs {
+    /// Read everything from a TOML file instead of --cores, --hugepages and --disk
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Cores that poll, one reactor each: 1,2 or 1-4
+    #[arg(long, value_name = "LIST")]
+    pub cores: Option<String>,
+    /// Take memory from the hugepage pool: try, require or off [default: try]
+    #[arg(long, value_name = "MODE")]
+    pub hugepages: Option<String>,
+    /// A disk; may be given many times. The keys are below
+    #[arg(long = "disk", value_name = "KEY=VALUE,...")]
+    pub disks: Vec<String>,
+    /// Write the final report as JSON to this file, too
+    #[arg(long, value_name = "FILE")]
+    pub report_json: Option<PathBuf>,
+}
+
+/// Flags of `doctor`.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct DoctorArgs {
+    /// Print the checks as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl ServeArgs {
+    /// The checked configuration, from the file or from the flags.
+    ///
+    /// # Errors
+    /// Those of [`Config`]; [`Error::Usage`] for both at once or neither.
+    pub fn to_config(&self) -> Result<Config, Error> {
+        let flags =
+            Flags { cores: self.cores.clone(), hugepages: self.hugepages.clone(), disks: self.disks.clone() };
+        let any_flag = flags.cores.is_some() || flags.hugepages.is_some() || !flags.disks.is_empty();
+        match &self.config {
+            Some(_) if any_flag => Err(Error::Usage(
+                "--config together with --cores, --hugepages or --disk: put everything into the file, or use flags \
+                 alone"
+                    .into(),
+            )),
+            Some(path) => Config::from_file(path),
+            None if any_flag => Config::from_flags(&flags),
+            None => Err(Error::Usage(
+                "nothing to serve: give --config FILE, or --cores and --disk; `spinblk serve --help` has examples".into(),
+            )),
+        }
+    }
+
+    /// What `serve` is told besides the configuration.
+    #[must_use]
+    pub fn to_options(&self) -> serve::Options {
+        serve::Options { report_json: self.report_json.clone() }
+    }
+}

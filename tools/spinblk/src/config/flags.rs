@@ -1,0 +1,82 @@
+//! Command-line flags as sections of settings.
+
+use super::file::Sections;
+use super::setting::{Section, Setting, Source, Value};
+use crate::Error;
+
+/// What the command line says about reactors and disks, as it was typed.
+#[derive(Clone, Debug, Default)]
+pub struct Flags {
+    /// `--cores`: `1,2` or `1-4`.
+    pub cores: Option<String>,
+    /// `--hugepages`.
+    pub hugepages: Option<String>,
+    /// Each `--disk`: `name=d0,type=malloc,size=256MiB`. A comma in a value is written twice.
+    pub disks: Vec<String>,
+}
+
+pub(super) fn sections(flags: &Flags) -> Result<Sections, Error> {
+    let mut settings = Vec::new();
+    for (key, value) in [("cores", &flags.cores), ("hugepages", &flags.hugepages)] {
+        if let Some(text) = value {
+            settings.push(Setting { key: key.into(), value: Value::Flag(text.clone()), line: 0 });
+        }
+    }
+    let reactor = Section { source: Source::Flags, title: "reactor".into(), settings };
+    let disks =
+        flags.disks.iter().enumerate().map(|(index, text)| disk(index, text)).collect::<Result<_, _>>()?;
+    Ok(Sections { reactor, disks })
+}
+
+fn disk(index: usize, text: &str) -> Result<Section, Error> {
+    let mut section = Section {
+        source: Source::Flag("--disk"),
+        title: format!("number {}", index + 1),
+        settings: Vec::new(),
+    };
+    let pairs = split_at_commas(text);
+    if let Some(name) = pairs.iter().find_map(|pair| pair.strip_prefix("name=")) {
+        section.title = format!("disk {}", name.escape_debug());
+    }
+    for pair in pairs {
+        let (key, value) = match pair.split_once('=') {
+            Some((key, value)) => (key.replace('-', "_"), value),
+            None => (pair.clone(), ""),
+        };
+        let setting = Setting { key, value: Value::Flag(value.into()), line: 0 };
+        if !pair.contains('=') {
+            return Err(section.refuse(&setting, "KEY=VALUE is wanted, with commas between"));
+        }
+        if section.get(&setting.key).is_some() {
+            return Err(section.refuse(&setting, "this key was given before"));
+        }
+        section.settings.push(setting);
+    }
+    Ok(section)
+}
+
+/// Splits at single commas; two commas stand for one in a value (a file's name may have one).
+fn split_at_commas(text: &str) -> Vec<String> {
+    let mut parts = vec![String::new()];
+    let mut letters = text.chars().peekable();
+    while let Some(letter) = letters.next() {
+        if letter == ',' && letters.next_if_eq(&',').is_none() {
+            parts.push(String::new());
+        } else if let Some(part) = parts.last_mut() {
+            part.push(letter);
+        }
+    }
+    parts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commas_split_and_double_commas_do_not() {
+        assert_eq!(split_at_commas("a=1,b=2"), ["a=1", "b=2"]);
+        assert_eq!(split_at_commas("path=/x,,y,b=2"), ["path=/x,y", "b=2"]);
+        assert_eq!(split_at_commas(""), [""]);
+    }
+}

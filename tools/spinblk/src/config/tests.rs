@@ -1,0 +1,252 @@
+//! Tests of the configuration: both roads to the same `Config`, and the words of every refusal.
+
+use proptest::prelude::*;
+
+use super::*;
+
+const EXAMPLE: &str = include_str!("../../example.toml");
+
+fn toml(text: &str) -> Result<Config, Error> {
+    Config::from_toml(text, "s.toml")
+}
+
+fn flags(cores: &str, disks: &[&str]) -> Result<Config, Error> {
+    let disks = disks.iter().map(ToString::to_string).collect();
+    Config::from_flags(&Flags { cores: Some(cores.into()), hugepages: None, disks })
+}
+
+#[test]
+fn the_example_is_a_configuration_with_every_key() {
+    let config = toml(EXAMPLE).unwrap();
+    assert_eq!(config.cores, [1, 2]);
+    assert_eq!(config.disks.len(), 3);
+    assert_eq!(config.disks[0].backend, Backend::Malloc { size_bytes: 256 << 20, block_size: 4096 });
+    assert_eq!(config.disks[0].bounce_bytes, Some(64 << 20));
+    assert_eq!(config.disks[1].cores, [2]);
+    let null = Backend::Null { size_bytes: 1 << 40, block_size: 512, reads: NullReads::Zeroes };
+    assert_eq!(config.disks[2].backend, null);
+    assert_eq!(config.disks[2].cores, [1, 2]);
+    assert_eq!(config.disks[2].serial, "null0");
+    for key in check::DISK_KEYS.iter().chain(check::REACTOR_KEYS) {
+        assert!(EXAMPLE.lines().any(|line| line.starts_with(&format!("{key} = "))), "{key}");
+    }
+}
+
+#[test]
+fn flags_and_file_give_the_same() {
+    let from_flags = Config::from_flags(&Flags {
+        cores: Some("1-2".into()),
+        hugepages: Some("try".into()),
+        disks: vec![
+            "name=ram0,type=malloc,size=256MiB,block-size=4096,queues=2,queue-size=256,cores=1+2,serial=RAM-0001,\
+             read-only=false,driver=virtio-vdpa,bounce-size=64MiB"
+                .into(),
+            "name=file0,type=aio,path=/srv/disk.img,direct=auto,cores=2".into(),
+            "name=null0,type=null,size=1TiB,reads=zeroes".into(),
+        ],
+    });
+    assert_eq!(from_flags.unwrap(), toml(EXAMPLE).unwrap());
+}
+
+#[test]
+fn refusals_of_a_file_name_line_key_value_and_what_is_allowed() {
+    let reactor = "[reactor]\ncores = [1, 2]\n[[disk]]\nname = \"d0\"\n";
+    let null = "type = \"null\"\nsize = \"1M\"\n";
+    let cases = [
+        ("[reactor\n", "s.toml:1: unclosed table, expected `]`"),
+        ("cores = [1]\n", "s.toml:1: cores: unknown; allowed at the top: [reactor], [[disk]]"),
+        ("[disks]\n", "s.toml:1: disks: unknown section; did you mean [[disk]]?"),
+        ("[disk]\nname = \"d\"\n", "s.toml:1: disk: a list of tables is wanted: [[disk]], with two brackets"),
+        ("", "s.toml:1: reactor: cores: is missing; name the cores that are to poll, one reactor each"),
+        (
+            "[reactor]\ncores = []\n",
+            "s.toml:2: reactor: cores = []: allowed: core numbers from 0 to 1023, at least one",
+        ),
+        (
+            "[reactor]\ncores = [1, -1]\n",
+            "s.toml:2: reactor: cores = [1, -1]: allowed: core numbers from 0 to 1023, at least one",
+        ),
+        ("[reactor]\ncores = [3, 3]\n", "s.toml:2: reactor: cores = [3, 3]: core 3 is named twice"),
+        (
+            "[reactor]\ncores = [1]\nhugepages = true\n",
+            "s.toml:3: reactor: hugepages = true: allowed: try, require, off",
+        ),
+        (
+            "[reactor]\ncores = [1]\nhugepage = \"try\"\n",
+            "s.toml:3: reactor: hugepage = \"try\": unknown key; did you mean hugepages?",
+        ),
+        ("[reactor]\ncores = [1]\n", "there is no disk to serve: add a [[disk]] section or a --disk flag"),
+        (
+            "[reactor]\ncores = [1]\n[[disk]]\n",
+            "s.toml:3: disk number 1: name: is missing; it names the disk on the vDPA bus, for example \"d0\"",
+        ),
+    ];
+    for (text, want) in cases {
+        assert_eq!(toml(text).unwrap_err().one_line(), want, "{text}");
+    }
+    let disk_cases = [
+        ("", "s.toml:3: disk d0: type: is missing; allowed: null, malloc, aio"),
+        ("type = \"nul\"\n", "s.toml:5: disk d0: type = \"nul\": allowed: null, malloc, aio"),
+        ("type = \"malloc\"\n", "s.toml:3: disk d0: size: is missing; for example \"256MiB\""),
+        (
+            "type = \"malloc\"\nsize = \"12 potatoes\"\n",
+            "s.toml:6: disk d0: size = \"12 potatoes\": allowed: bytes or a number with KiB, MiB, GiB, TiB (also k, M, \
+             G, T)",
+        ),
+        (
+            "type = \"null\"\nsize = 511\n",
+            "s.toml:6: disk d0: size = 511: less than one block of 512 bytes; make it larger",
+        ),
+        (
+            "type = \"null\"\nsize = 1000\n",
+            "s.toml:6: disk d0: size = 1000: allowed: a multiple of the block size of 512 bytes, below 8 EiB",
+        ),
+        (
+            "type = \"aio\"\n",
+            "s.toml:3: disk d0: path: is missing; type aio needs the path of a file or block device",
+        ),
+        (
+            "type = \"aio\"\npath = \"/x\"\nsize = \"1G\"\n",
+            "s.toml:7: disk d0: size = \"1G\": not for type aio, which has the size of its file; see `truncate`",
+        ),
+        (
+            "type = \"malloc\"\nsize = \"1M\"\nreads = \"zeroes\"\n",
+            "s.toml:7: disk d0: reads = \"zeroes\": only for type null",
+        ),
+        (
+            "type = \"malloc\"\nsizes = \"1M\"\n",
+            "s.toml:6: disk d0: sizes = \"1M\": unknown key; did you mean size?",
+        ),
+    ];
+    for (text, want) in disk_cases {
+        assert_eq!(toml(&format!("{reactor}{text}")).unwrap_err().one_line(), want, "{text}");
+    }
+    let null_cases = [
+        ("queues = 0", "queues = 0: allowed: 1 to 64"),
+        ("queues = \"2\"", "queues = \"2\": allowed: 1 to 64"),
+        ("queues = 2.5", "queues = 2.5: allowed: 1 to 64"),
+        ("queue_size = 100", "queue_size = 100: allowed: a power of two from 2 to 1024"),
+        ("block_size = 8192", "block_size = 8192: allowed: 512, 1024, 2048, 4096"),
+        ("cores = [1, 3]", "cores = [1, 3]: core 3 has no reactor; allowed: 1, 2"),
+        (
+            "serial = \"123456789012345678901\"",
+            "serial = \"123456789012345678901\": allowed: at most 20 printable ASCII characters",
+        ),
+        ("serial = \"a\\nb\"", "serial = \"a\\nb\": allowed: at most 20 printable ASCII characters"),
+        ("read_only = 1", "read_only = 1: allowed: true, false"),
+        ("driver = \"vhost\"", "driver = \"vhost\": allowed: virtio-vdpa, vhost-vdpa"),
+        ("bounce_size = \"2G\"", "bounce_size = \"2G\": allowed: 1MiB to 1GiB, a multiple of 1MiB"),
+        ("direct = \"on\"", "direct = \"on\": only for type aio"),
+    ];
+    for (text, want) in null_cases {
+        let error = toml(&format!("{reactor}{null}{text}\n")).unwrap_err().one_line();
+        assert_eq!(error, format!("s.toml:7: disk d0: {want}"));
+    }
+}
+
+#[test]
+fn names_are_safe_for_the_kernel_and_not_taken_twice() {
+    let config = |name: &str| {
+        toml(&format!("[reactor]\ncores=[1]\n[[disk]]\nname = {name:?}\ntype='null'\nsize='1M'\n"))
+    };
+    for good in ["d0", "a.b_c-d", &"x".repeat(64)] {
+        config(good).unwrap();
+    }
+    for bad in ["", "a/b", "..", ".x", "-x", "control", "d 0", "dé", &"x".repeat(65)] {
+        let error = config(bad).unwrap_err().one_line();
+        assert!(error.contains(": allowed: 1 to 64 letters, digits"), "{error}");
+    }
+    let disk = "[[disk]]\nname = \"d0\"\ntype = \"null\"\nsize = \"1M\"\n";
+    let error = toml(&format!("[reactor]\ncores = [1]\n{disk}{disk}")).unwrap_err();
+    assert_eq!(
+        error.one_line(),
+        "s.toml:8: disk d0: name = \"d0\": another disk has this name; give each its own"
+    );
+}
+
+#[test]
+fn refusals_of_flags_name_disk_and_key() {
+    let cases: [(&str, &[&str], &str); 8] = [
+        ("1,1", &[], "--cores 1,1: core 1 is named twice"),
+        ("1,x", &[], "--cores 1,x: allowed: core numbers from 0 to 1023, at least one"),
+        (
+            "1",
+            &["name=d0,type=null,size=1M,queue-size=100"],
+            "--disk d0: queue-size=100: allowed: a power of two from 2 to 1024",
+        ),
+        (
+            "1",
+            &["name=d0,type=null,size=1M,queue_sise=4"],
+            "--disk d0: queue-sise=4: unknown key; did you mean queue-size?",
+        ),
+        ("1", &["name=d0,type=malloc"], "--disk d0: size: is missing; for example \"256MiB\""),
+        (
+            "1",
+            &["type=null"],
+            "--disk number 1: name: is missing; it names the disk on the vDPA bus, for example \"d0\"",
+        ),
+        ("1", &["name=d0,type=null,type=aio"], "--disk d0: type=aio: this key was given before"),
+        ("1", &["name=d0,ro"], "--disk d0: ro=: KEY=VALUE is wanted, with commas between"),
+    ];
+    for (cores, disks, want) in cases {
+        assert_eq!(flags(cores, disks).unwrap_err().one_line(), want);
+    }
+    let error = Config::from_flags(&Flags { disks: vec!["name=d0".into()], ..Flags::default() }).unwrap_err();
+    assert_eq!(error.one_line(), "--cores: is missing; name the cores that are to poll, one reactor each");
+}
+
+/// Texts that get past the TOML parser more often than noise does.
+fn almost_toml() -> impl Strategy<Value = String> {
+    let key = prop::sample::select([check::DISK_KEYS, check::REACTOR_KEYS, &["disk", "x"]].concat());
+    let value = prop_oneof![
+        any::<i64>().prop_map(|n| n.to_string()),
+        any::<f64>().prop_map(|n| n.to_string()),
+        any::<bool>().prop_map(|b| b.to_string()),
+        "\\PC{0,30}".prop_map(|text| format!("{text:?}")),
+        "[0-9]{1,20}[kKMGTiB]{0,3}".prop_map(|size| format!("\"{size}\"")),
+        prop::sample::select(vec!["null", "malloc", "aio", "try", "on"])
+            .prop_map(|word| format!("\"{word}\"")),
+        prop::collection::vec(0..5u64, 0..4).prop_map(|cores| format!("{cores:?}")),
+        Just("{ a = 1 }".to_string()),
+        Just("0xffffffffffffffffff".to_string()),
+        Just("1979-05-27T07:32:00Z".to_string()),
+    ];
+    let line = prop_oneof![
+        8 => (key, value).prop_map(|(key, value)| format!("{key} = {value}")),
+        1 => prop::sample::select(vec!["[[disk]]", "[reactor]", "[disk]", "[[reactor]]"]).prop_map(String::from),
+    ];
+    prop::collection::vec(line, 0..12)
+        .prop_map(|lines| format!("[reactor]\ncores = [1]\n[[disk]]\n{}", lines.join("\n")))
+}
+
+fn check_text(text: &str) {
+    if let Err(e) = toml(text) {
+        let line = e.one_line();
+        assert!(!line.contains('\n') && !line.is_empty(), "{line:?}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_text_makes_the_parser_panic(text in any::<String>()) {
+        check_text(&text);
+    }
+
+    #[test]
+    fn no_text_close_to_a_configuration_makes_it_panic(text in almost_toml()) {
+        check_text(&text);
+    }
+
+    #[test]
+    fn a_damaged_example_makes_no_panic(cut in 0..EXAMPLE.len(), len in 0..40usize, put in "\\PC{0,8}") {
+        let (mut start, mut end) = (cut, (cut + len).min(EXAMPLE.len()));
+        while !EXAMPLE.is_char_boundary(start) { start -= 1; }
+        while !EXAMPLE.is_char_boundary(end) { end += 1; }
+        check_text(&format!("{}{put}{}", &EXAMPLE[..start], &EXAMPLE[end..]));
+    }
+
+    #[test]
+    fn no_flag_makes_the_parser_panic(cores in "\\PC{0,12}|[0-9,+-]{0,12}", disk in "\\PC{0,40}|(name|size|type|cores)=[a-z0-9,=+-]{0,30}") {
+        let _ = flags(&cores, &[&disk]);
+    }
+}

@@ -1,0 +1,110 @@
+//! What can go wrong in the program, each in one line with the way out.
+
+use std::io;
+use std::path::PathBuf;
+
+/// Errors of this crate.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A setting that is wrong or missing.
+    #[error("{place}{what}: {why}")]
+    Setting {
+        /// Where it was written, with a colon and a space at the end; empty for plain flags.
+        place: String,
+        /// The key and its value.
+        what: String,
+        /// What is wrong and what is allowed.
+        why: String,
+    },
+    /// A text that is no configuration.
+    #[error("{place}: {why}")]
+    ConfigText {
+        /// File and line.
+        place: String,
+        /// What is wrong.
+        why: String,
+    },
+    /// A configuration file that cannot be read.
+    #[error("cannot read the configuration {}: {source}", path.display())]
+    ConfigFile {
+        /// The file.
+        path: PathBuf,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// Flags that make no sense together.
+    #[error("{0}")]
+    Usage(String),
+    /// The machine lacks something that serving needs.
+    #[error("{found}; {fix} (see `spinblk doctor`)")]
+    Host {
+        /// What was looked for and what was found.
+        found: String,
+        /// How to mend it.
+        fix: String,
+    },
+    /// A reactor could not be started.
+    #[error(transparent)]
+    Reactor(#[from] spinblk_reactor::Error),
+    /// A disk's backend could not be made.
+    #[error(transparent)]
+    Bdev(#[from] spinblk_bdev::Error),
+    /// A disk could not be exported.
+    #[error(transparent)]
+    Export(Box<spinblk_vduse::Error>),
+    /// Signals could not be waited for.
+    #[error("cannot wait for signals: {0}")]
+    Signals(#[from] nix::Error),
+    /// A reactor ended by itself.
+    #[error("the reactor on core {core} has died; the message above says why; the disks were stopped")]
+    ReactorDied {
+        /// Its core.
+        core: usize,
+    },
+    /// Not everything was put away at the end.
+    #[error("stopped, with {count} problem(s) named above")]
+    Stop {
+        /// How many.
+        count: usize,
+    },
+    /// A report that could not be written.
+    #[error("cannot write the report {}: {source}; give a file in a directory that you may write to", path.display())]
+    Report {
+        /// The file.
+        path: PathBuf,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+}
+
+// Boxed, for it is large, and every function here returns an `Error`.
+impl From<spinblk_vduse::Error> for Error {
+    fn from(source: spinblk_vduse::Error) -> Self {
+        Self::Export(Box::new(source))
+    }
+}
+
+impl Error {
+    /// The program's exit status: 2 for what was asked wrongly, 1 for what went wrong.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Setting { .. } | Self::ConfigText { .. } | Self::ConfigFile { .. } | Self::Usage(_) => 2,
+            _ => 1,
+        }
+    }
+
+    /// The message on one line, whatever names and texts it quotes.
+    #[must_use]
+    pub fn one_line(&self) -> String {
+        let mut line = String::new();
+        for letter in self.to_string().chars() {
+            if letter.is_control() {
+                line.extend(letter.escape_default());
+            } else {
+                line.push(letter);
+            }
+        }
+        line
+    }
+}

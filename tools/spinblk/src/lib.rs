@@ -1,0 +1,87 @@
+//! The `spinblk` program, as a library so that tests reach every part.
+//!
+//! ```text
+//!   cli ──► config ──► serve ──► cores (reactors) , backend (bdev) , transport (VDUSE)
+//!     │                  └─────► stop ──► report
+//!     └───► doctor ◄──── serve asks it, too
+//! ```
+//!
+//! The top floor of the house: it knows all others and none knows it. Nothing here is on the road of a request.
+
+#![forbid(unsafe_code)]
+
+pub mod backend;
+pub mod cli;
+pub mod config;
+mod cores;
+pub mod doctor;
+mod error;
+pub mod report;
+pub mod serve;
+mod signals;
+mod stop;
+pub mod transport;
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::Parser;
+use tracing_subscriber::EnvFilter;
+
+use cli::{Cli, Command};
+pub use error::Error;
+
+/// Runs the program with these arguments (the first is its own name) and returns its exit status.
+pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(e) => {
+            // Help and version come this way, too. There is nobody to tell if even that cannot be printed.
+            let _ = e.print();
+            return ExitCode::from(u8::try_from(e.exit_code()).unwrap_or(2));
+        }
+    };
+    match run(&cli) {
+        Ok(code) => code,
+        Err(e) => {
+            let _ = writeln!(std::io::stderr(), "error: {}", e.one_line());
+            ExitCode::from(e.exit_code())
+        }
+    }
+}
+
+fn run(cli: &Cli) -> Result<ExitCode, Error> {
+    start_log(&cli.log)?;
+    match &cli.command {
+        Command::Serve(args) => {
+            let config = args.to_config()?;
+            serve::serve(&config, &args.to_options(), &transport::Vduse::default())?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Doctor(args) => Ok(doctor(args.json)),
+    }
+}
+
+fn start_log(filter: &str) -> Result<(), Error> {
+    let filter = EnvFilter::try_new(filter).map_err(|e| {
+        let levels = "allowed: error, warn, info, debug, trace, or CRATE=LEVEL with commas between";
+        Error::Usage(format!("--log {filter}: {e}; {levels}"))
+    })?;
+    // Fails only where another log was started before, which then serves.
+    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
+    Ok(())
+}
+
+fn doctor(json: bool) -> ExitCode {
+    let checks = doctor::examine(&doctor::Host::default());
+    let text = if json {
+        // The checks are plain strings, which always serialise.
+        serde_json::to_string_pretty(&checks).unwrap_or_default() + "\n"
+    } else {
+        doctor::to_text(&checks)
+    };
+    // A reader that has gone away (`| head`) is no failure.
+    let _ = std::io::stdout().write_all(text.as_bytes());
+    ExitCode::from(u8::from(!doctor::can_serve(&checks)))
+}

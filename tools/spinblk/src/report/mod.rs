@@ -1,0 +1,199 @@
+//! What was served, as numbers: the shape of the JSON report, from which the text is made too.
+
+mod text;
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use spinblk_perf::{Clock, OpKind, OpStats, QueueStats};
+
+use crate::Error;
+use crate::transport::{DiskReport as ExportReport, QueueReport as ExportQueue};
+
+/// The report of one run.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// What time stamps come from: `tsc` or `clock_gettime`.
+    pub clock: &'static str,
+    /// One for each disk, in the order of the configuration.
+    pub disks: Vec<DiskReport>,
+    /// One for each reactor.
+    pub reactors: Vec<ReactorReport>,
+    /// What went wrong at the end, in words.
+    pub problems: Vec<String>,
+}
+
+/// What one disk did.
+#[derive(Clone, Debug, Serialize)]
+pub struct DiskReport {
+    /// Its name.
+    pub name: String,
+    /// Its device node, such as `/dev/vda`.
+    pub block_device: Option<PathBuf>,
+    /// Whether its bounce region was our own memory.
+    pub umem: bool,
+    /// Requests through registered buffers.
+    pub fixed_buffer_ios: u64,
+    /// By the name of the operation: `read`, `write`, `flush`, `discard`, `write_zeroes`, `other`.
+    pub ops: BTreeMap<&'static str, OpReport>,
+    /// One for each virtqueue.
+    pub queues: Vec<QueueReport>,
+}
+
+/// One kind of operation on one disk, all queues together.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct OpReport {
+    /// Requests completed, failed ones included.
+    pub ios: u64,
+    /// Payload of those that succeeded.
+    pub bytes: u64,
+    /// Requests that failed.
+    pub errors: u64,
+    /// Shortest latency.
+    pub min_ns: u64,
+    /// Mean latency.
+    pub mean_ns: u64,
+    /// Median.
+    pub p50_ns: u64,
+    /// 90th percentile.
+    pub p90_ns: u64,
+    /// 99th percentile.
+    pub p99_ns: u64,
+    /// 99.9th percentile.
+    pub p999_ns: u64,
+    /// Longest latency.
+    pub max_ns: u64,
+}
+
+/// What one virtqueue did.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct QueueReport {
+    /// Its number on the disk.
+    pub index: u16,
+    /// The core that served it.
+    pub core: usize,
+    /// Requests taken from it.
+    pub requests: u64,
+    /// Polls that took at least one.
+    pub batches: u64,
+    /// Interrupts injected.
+    pub interrupts_sent: u64,
+    /// Batches for which the driver wanted none.
+    pub interrupts_suppressed: u64,
+    /// Requests through registered buffers.
+    pub fixed_buffer_ios: u64,
+    /// Waits for the control thread to map memory.
+    pub mapping_faults: u64,
+}
+
+/// How one reactor spent its time.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct ReactorReport {
+    /// Its core.
+    pub core: usize,
+    /// Time in iterations that did something.
+    pub busy_ns: u64,
+    /// Time in iterations that did nothing.
+    pub idle_ns: u64,
+    /// Iterations.
+    pub iterations: u64,
+    /// io_uring_enter calls.
+    pub enters: u64,
+}
+
+impl Report {
+    /// Sums up what the transport and the reactors tell.
+    #[must_use]
+    pub fn new(disks: &[ExportReport], reactors: Vec<ReactorReport>, problems: Vec<String>) -> Self {
+        let disks = disks.iter().map(DiskReport::new).collect();
+        Self { clock: Clock::get().source(), disks, reactors, problems }
+    }
+
+    /// Writes it as JSON: readers see the old file or the whole new one, never a part.
+    ///
+    /// # Errors
+    /// [`Error::Report`].
+    pub fn write_json(&self, path: &Path) -> Result<(), Error> {
+        let failed = |source| Error::Report { path: path.into(), source };
+        // As any file that the user makes: the umask decides who reads it.
+        let mode = std::fs::Permissions::from_mode(0o666);
+        let temporary = tempfile::Builder::new().permissions(mode).tempfile_in(directory(path));
+        let mut file = temporary.map_err(failed)?;
+        serde_json::to_writer_pretty(&mut file, self).map_err(|e| failed(e.into()))?;
+        writeln!(file).and_then(|()| file.as_file().sync_all()).map_err(failed)?;
+        file.persist(path).map_err(|e| failed(e.error))?;
+        Ok(())
+    }
+}
+
+impl DiskReport {
+    fn new(export: &ExportReport) -> Self {
+        let mut sum = QueueStats::new();
+        export.queues.iter().for_each(|queue| sum.merge(&queue.stats));
+        Self {
+            name: export.name.clone(),
+            block_device: export.device_path.clone(),
+            umem: export.umem,
+            fixed_buffer_ios: sum.fixed_buffer_ios,
+            ops: OpKind::ALL.into_iter().map(|kind| (kind.name(), OpReport::new(sum.op(kind)))).collect(),
+            queues: export.queues.iter().map(QueueReport::new).collect(),
+        }
+    }
+}
+
+impl OpReport {
+    fn new(stats: &OpStats) -> Self {
+        let p = stats.percentiles();
+        Self {
+            ios: stats.ios,
+            bytes: stats.bytes,
+            errors: stats.errors,
+            min_ns: p.min_ns,
+            mean_ns: p.mean_ns,
+            p50_ns: p.p50_ns,
+            p90_ns: p.p90_ns,
+            p99_ns: p.p99_ns,
+            p999_ns: p.p999_ns,
+            max_ns: p.max_ns,
+        }
+    }
+}
+
+impl QueueReport {
+    fn new(queue: &ExportQueue) -> Self {
+        let stats = &queue.stats;
+        Self {
+            index: queue.index,
+            core: queue.core,
+            requests: stats.requests,
+            batches: stats.batches,
+            interrupts_sent: stats.interrupts_sent,
+            interrupts_suppressed: stats.interrupts_suppressed,
+            fixed_buffer_ios: stats.fixed_buffer_ios,
+            mapping_faults: stats.mapping_faults,
+        }
+    }
+}
+
+/// Finds out now whether the report can be written at the end, after hours of measuring.
+pub(crate) fn check_writable(path: &Path) -> Result<(), Error> {
+    let failed = |source| Error::Report { path: path.into(), source };
+    // The report replaces what is there, which must not be a device or a directory.
+    if path.file_name().is_none() || (path.exists() && !path.is_file()) {
+        return Err(failed(std::io::Error::other("not a regular file")));
+    }
+    tempfile::tempfile_in(directory(path)).map(drop).map_err(failed)
+}
+
+fn directory(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+#[cfg(test)]
+mod tests;

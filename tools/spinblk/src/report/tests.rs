@@ -1,0 +1,90 @@
+//! Tests of the report: numbers in, text and JSON out.
+
+use spinblk_perf::{OpKind, QueueStats};
+
+use super::text::show_ns;
+use super::*;
+
+fn export() -> ExportReport {
+    let mut stats = QueueStats::new();
+    for us in 1..=1000u64 {
+        stats.op_mut(OpKind::Read).record(us * 1000, 4096, us != 7);
+    }
+    (stats.requests, stats.batches) = (1000, 400);
+    (stats.interrupts_sent, stats.interrupts_suppressed, stats.fixed_buffer_ios) = (300, 100, 999);
+    let queue = |index, core| ExportQueue { index, core, stats: stats.clone() };
+    ExportReport {
+        name: "d0".into(),
+        device_path: Some("/dev/vda".into()),
+        umem: true,
+        queues: vec![queue(0, 1), queue(1, 2)],
+        problems: Vec::new(),
+    }
+}
+
+fn report() -> Report {
+    let reactor = ReactorReport { core: 1, busy_ns: 250, idle_ns: 750, iterations: 10, enters: 3 };
+    Report::new(&[export()], vec![reactor], Vec::new())
+}
+
+#[test]
+fn the_text_shows_operations_queues_and_reactors() {
+    let text = report().to_string();
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines[0], "d0 (/dev/vda, umem)");
+    assert!(lines[1].contains("p99.9"), "{text}");
+    let row: Vec<&str> = lines[2].split_whitespace().collect();
+    assert_eq!(row[..4], ["read", "2000", "7.8", "2"], "{text}");
+    assert!(lines[2].contains(" 500 µs") && lines[2].ends_with("1.00 ms"), "{text}");
+    let queue = "queue 0 on core 1: 1000 requests in 400 batches (2.5 each), interrupts 300 sent, 100 suppressed, \
+                 999 fixed-buffer I/Os";
+    assert_eq!(lines[3].trim(), queue);
+    assert_eq!(lines[5], "reactor on core 1: 25.0 % busy, 10 iterations, 3 enters");
+    assert_eq!(lines.len(), 6, "only operations that happened: {text}");
+}
+
+#[test]
+fn a_disk_without_requests_says_so() {
+    let mut export = export();
+    (export.queues, export.device_path) = (Vec::new(), None);
+    let text = Report::new(&[export], Vec::new(), Vec::new()).to_string();
+    assert_eq!(text, "d0 (no device node, umem)\n  no requests\n");
+}
+
+#[test]
+fn the_json_is_written_whole_or_not_at_all() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("report.json");
+    check_writable(&path).unwrap();
+    report().write_json(&path).unwrap();
+    report().write_json(&path).unwrap();
+    let json: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    assert_eq!(json["disks"][0]["ops"]["read"]["ios"], 2000);
+    assert_eq!(json["disks"][0]["ops"]["flush"]["ios"], 0);
+    assert_eq!(json["disks"][0]["block_device"], "/dev/vda");
+    assert_eq!(json["disks"][0]["fixed_buffer_ios"], 1998);
+    assert_eq!(json["disks"][0]["queues"][1]["core"], 2);
+    assert_eq!(json["reactors"][0]["busy_ns"], 250);
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "nothing else is left");
+    let bad = dir.path().join("no/report.json");
+    assert!(matches!(check_writable(&bad), Err(Error::Report { .. })));
+    assert!(matches!(check_writable(dir.path()), Err(Error::Report { .. })));
+}
+
+#[test]
+fn times_for_people() {
+    let cases = [
+        (0, "0 ns"),
+        (999, "999 ns"),
+        (1000, "1.00 µs"),
+        (9_994, "9.99 µs"),
+        (12_345, "12.3 µs"),
+        (123_456, "123 µs"),
+        (999_600, "1.00 ms"),
+        (4_560_000, "4.56 ms"),
+        (100_000_000_000, "100 s"),
+    ];
+    for (ns, want) in cases {
+        assert_eq!(show_ns(ns), want, "{ns}");
+    }
+}

@@ -1,0 +1,192 @@
+//! `spinblk serve`: brings disks up, waits for a signal, takes them down again.
+//!
+//! ```text
+//!   files ► cores ► transport there? ► reactors ► each disk: bdev ► export ► "ready" ► signal ► stop all ► report
+//!   └──────────── cheap, no trace ─────────────┘   └─────────── undone on any failure ──────────┘
+//! ```
+//!
+//! The main thread does all of it and is no reactor: it sleeps in the wait for signals.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
+use spinblk_bdev::Bdev;
+
+use crate::config::{Config, Disk, show_cores, show_size};
+use crate::cores::{Cores, Reactors};
+use crate::report::{self, Report};
+use crate::signals::Signals;
+use crate::stop::{RunningDisk, stop_disks};
+use crate::transport::{DiskConfig, Transport, driver_name};
+use crate::{Error, backend};
+
+/// How often the reactors are looked at while nothing happens.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// What `serve` is told besides the configuration.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Where to write the report as JSON at the end.
+    pub report_json: Option<PathBuf>,
+}
+
+/// Why serving ends.
+enum Ending {
+    Signal(&'static str),
+    Failure(Error),
+}
+
+/// Serves `config` until a signal comes.
+///
+/// # Errors
+/// What kept it from starting, or what went wrong at the end. Nothing is left behind either way, except what
+/// messages on stderr name.
+pub fn serve(config: &Config, options: &Options, transport: &dyn Transport) -> Result<(), Error> {
+    let signals = Signals::block()?;
+    if let Some(path) = &options.report_json {
+        report::check_writable(path)?;
+    }
+    let bdevs = open_files(config)?;
+    let cores = Cores::claim(&config.cores)?;
+    transport.check(&config.disks)?;
+    raise_memlock();
+    let reactors = cores.start()?;
+
+    let mut disks = Vec::new();
+    let ending = match start_disks(config, bdevs, &reactors, &signals, transport, &mut disks) {
+        Ok(None) => {
+            say("ready");
+            wait(&reactors, &signals)
+        }
+        Ok(Some(signal)) => Ending::Signal(signal),
+        Err(e) => Ending::Failure(e),
+    };
+    if let Ending::Signal(signal) = &ending {
+        eprintln!("{signal}: stopping");
+    }
+    let (disks, mut problems) = stop_disks(disks, &signals);
+    let (reactors, more) = reactors.stop();
+    problems.extend(more);
+    finish(ending, &Report::new(&disks, reactors, problems), options)
+}
+
+/// Opens what is cheap to open and most likely wrong; the rest comes later, disk by disk.
+fn open_files(config: &Config) -> Result<Vec<Option<Arc<dyn Bdev>>>, Error> {
+    let open =
+        |disk: &Disk| disk.backend.is_file().then(|| backend::open(disk, config.hugepages)).transpose();
+    config.disks.iter().map(open).collect()
+}
+
+/// Starts the disks one by one into `running`; ends early with the name of a signal that came meanwhile.
+fn start_disks(
+    config: &Config,
+    bdevs: Vec<Option<Arc<dyn Bdev>>>,
+    reactors: &Reactors,
+    signals: &Signals,
+    transport: &dyn Transport,
+    running: &mut Vec<RunningDisk>,
+) -> Result<Option<&'static str>, Error> {
+    for (disk, bdev) in config.disks.iter().zip(bdevs) {
+        if let Some(signal) = signals.wait(Duration::ZERO)? {
+            return Ok(Some(signal));
+        }
+        let bdev = match bdev {
+            Some(bdev) => bdev,
+            None => backend::open(disk, config.hugepages)?,
+        };
+        let size_bytes = bdev.info().size_bytes();
+        let export = transport.start(transport_config(disk, config), bdev, &reactors.on(&disk.cores))?;
+        say(&describe(disk, size_bytes, export.device_path()));
+        running.push(RunningDisk { name: disk.name.clone(), export });
+    }
+    Ok(None)
+}
+
+fn transport_config(disk: &Disk, config: &Config) -> DiskConfig {
+    DiskConfig {
+        name: disk.name.clone(),
+        queues: disk.queues,
+        queue_size: disk.queue_size,
+        serial: disk.serial.clone(),
+        driver: disk.driver,
+        bounce_bytes: disk.bounce_bytes,
+        hugepages: config.hugepages,
+        polled_cores: config.cores.clone(),
+    }
+}
+
+/// `d0: /dev/vda, malloc 256 MiB, 2 queues of 256 on cores 1, 2, virtio-vdpa`
+fn describe(disk: &Disk, size_bytes: u64, path: Option<PathBuf>) -> String {
+    let plural = |count: usize| if count == 1 { "" } else { "s" };
+    let queues = usize::from(disk.queues);
+    let cores = &disk.cores[..disk.cores.len().min(queues)];
+    format!(
+        "{}: {}, {} {}{}, {queues} queue{} of {} on core{} {}, {}",
+        disk.name,
+        path.map_or("no device node".into(), |path| path.display().to_string()),
+        disk.backend.type_name(),
+        show_size(size_bytes),
+        if disk.read_only { " read-only" } else { "" },
+        plural(queues),
+        disk.queue_size,
+        plural(cores.len()),
+        show_cores(cores),
+        driver_name(disk.driver),
+    )
+}
+
+fn wait(reactors: &Reactors, signals: &Signals) -> Ending {
+    loop {
+        match signals.wait(LOOK_EVERY) {
+            Ok(Some(signal)) => return Ending::Signal(signal),
+            Ok(None) => {}
+            Err(e) => return Ending::Failure(e.into()),
+        }
+        if let Some(core) = reactors.dead() {
+            return Ending::Failure(Error::ReactorDied { core });
+        }
+    }
+}
+
+/// Tells what was done and what went wrong, and decides how the program ends.
+fn finish(ending: Ending, report: &Report, options: &Options) -> Result<(), Error> {
+    for problem in &report.problems {
+        eprintln!("problem: {problem}");
+    }
+    let served = matches!(ending, Ending::Signal(_) | Ending::Failure(Error::ReactorDied { .. }));
+    let mut written = Ok(());
+    if served {
+        say(&report.to_string());
+        if let Some(path) = &options.report_json {
+            written = report.write_json(path);
+        }
+    }
+    match ending {
+        Ending::Failure(e) => Err(e),
+        Ending::Signal(_) if report.problems.is_empty() => written,
+        Ending::Signal(_) => Err(Error::Stop { count: report.problems.len() }),
+    }
+}
+
+/// Prints a line at once. A reader that has gone away is no reason to stop serving.
+fn say(line: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+}
+
+/// Pinning bounce regions counts against RLIMIT_MEMLOCK even for root, and the usual limit is less than one region.
+/// What is not allowed here stays as it is; `doctor` tells of it.
+fn raise_memlock() {
+    let unlimited = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
+    if unlimited.is_err()
+        && let Ok((_, hard)) = getrlimit(Resource::RLIMIT_MEMLOCK)
+    {
+        let _ = setrlimit(Resource::RLIMIT_MEMLOCK, hard, hard);
+    }
+}
+
+#[cfg(test)]
+mod tests;

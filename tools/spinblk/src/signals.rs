@@ -1,0 +1,42 @@
+//! Signals as events: blocked in every thread, read by the main thread between its own steps.
+//!
+//! A handler could interrupt any system call of any thread; a blocked signal interrupts none, and waits until the
+//! main thread asks for it.
+
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+
+/// The signals that ask the program to stop.
+const STOP_SIGNALS: [Signal; 3] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP];
+
+/// The queue of stop signals.
+pub(crate) struct Signals {
+    fd: SignalFd,
+}
+
+impl Signals {
+    /// Blocks the stop signals in this thread and all that it starts later: call it before there are others.
+    pub(crate) fn block() -> nix::Result<Self> {
+        let set: SigSet = STOP_SIGNALS.into_iter().collect();
+        set.thread_block()?;
+        Ok(Self { fd: SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)? })
+    }
+
+    /// Waits for a signal, at most `limit`; returns its name.
+    pub(crate) fn wait(&self, limit: Duration) -> nix::Result<Option<&'static str>> {
+        let limit = PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX);
+        match poll(&mut [PollFd::new(self.fd.as_fd(), PollFlags::POLLIN)], limit) {
+            Ok(0) | Err(Errno::EINTR) => return Ok(None),
+            Ok(_) => {}
+            Err(e) => return Err(e),
+        }
+        let Some(info) = self.fd.read_signal()? else { return Ok(None) };
+        let signal = i32::try_from(info.ssi_signo).ok().and_then(|number| Signal::try_from(number).ok());
+        Ok(Some(signal.map_or("a signal", Signal::as_str)))
+    }
+}

@@ -1,0 +1,154 @@
+//! Stopping disks: all at once, each bounded, whatever the others do.
+
+use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use crate::signals::Signals;
+use crate::transport::{DiskReport, Exported};
+
+/// A transport bounds its own steps; a disk that has not stopped by then never will, and is given up.
+const STOP_LIMIT: Duration = Duration::from_secs(90);
+/// How often signals and finished disks are looked for.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// A disk that was started.
+pub(crate) struct RunningDisk {
+    pub(crate) name: String,
+    pub(crate) export: Box<dyn Exported>,
+}
+
+/// Stops `disks`, each on a thread of its own, and collects their reports in the order of the disks. Signals that
+/// come meanwhile are answered and change nothing.
+pub(crate) fn stop_disks(disks: Vec<RunningDisk>, signals: &Signals) -> (Vec<DiskReport>, Vec<String>) {
+    stop_within(disks, signals, STOP_LIMIT)
+}
+
+fn stop_within(
+    disks: Vec<RunningDisk>,
+    signals: &Signals,
+    limit: Duration,
+) -> (Vec<DiskReport>, Vec<String>) {
+    let names: Vec<String> = disks.iter().map(|disk| disk.name.clone()).collect();
+    let (done, reports) = channel();
+    for disk in disks {
+        begin_stop(disk, done.clone());
+    }
+    drop(done);
+    let mut reports = collect(&reports, names.len(), signals, limit);
+    reports.sort_by_key(|report| names.iter().position(|name| *name == report.name));
+
+    // A transport's sentences name the disk themselves.
+    let mut problems: Vec<String> = reports.iter().flat_map(|report| report.problems.clone()).collect();
+    for name in names.iter().filter(|name| !reports.iter().any(|report| report.name == **name)) {
+        let fix = format!("remove it with `vdpa dev del {name}` once nothing uses it");
+        problems.push(format!("disk {name}: did not stop within {} s; {fix}", limit.as_secs()));
+    }
+    (reports, problems)
+}
+
+/// A disk to stop and where to report it.
+type Stop = (Box<dyn Exported>, Sender<DiskReport>);
+
+/// Stops one disk on a new thread, or right here when there is no thread to be had.
+fn begin_stop(disk: RunningDisk, done: Sender<DiskReport>) {
+    let slot = Arc::new(Mutex::new(Some((disk.export, done))));
+    let theirs = Arc::clone(&slot);
+    let spawned = std::thread::Builder::new().name(format!("stop-{}", disk.name)).spawn(move || run(&theirs));
+    if spawned.is_err() {
+        run(&slot);
+    }
+}
+
+fn run(slot: &Mutex<Option<Stop>>) {
+    let Some((export, done)) = slot.lock().ok().and_then(|mut slot| slot.take()) else { return };
+    // The receiver is gone only when it has given up waiting.
+    let _ = done.send(export.stop());
+}
+
+fn collect(
+    reports: &Receiver<DiskReport>,
+    count: usize,
+    signals: &Signals,
+    limit: Duration,
+) -> Vec<DiskReport> {
+    let deadline = Instant::now() + limit;
+    let mut stopped = Vec::with_capacity(count);
+    while stopped.len() < count {
+        match reports.try_recv() {
+            Ok(report) => {
+                stopped.push(report);
+                continue;
+            }
+            // Whoever has not reported by now ended without a report.
+            Err(TryRecvError::Disconnected) => break,
+            Err(TryRecvError::Empty) if Instant::now() >= deadline => break,
+            Err(TryRecvError::Empty) => {}
+        }
+        match signals.wait(LOOK_EVERY) {
+            Ok(None) => {}
+            Ok(Some(_)) => eprintln!("stopping, please wait"),
+            Err(_) => std::thread::sleep(LOOK_EVERY),
+        }
+    }
+    stopped
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::PathBuf;
+
+    enum Fake {
+        Good,
+        Slow,
+        Panics,
+        Complains,
+    }
+
+    impl Exported for (Fake, &'static str) {
+        fn device_path(&self) -> Option<PathBuf> {
+            None
+        }
+        fn stop(self: Box<Self>) -> DiskReport {
+            let mut problems = Vec::new();
+            match self.0 {
+                Fake::Good => {}
+                Fake::Slow => std::thread::sleep(Duration::from_secs(60)),
+                Fake::Panics => panic!("a disk that panics"),
+                Fake::Complains => problems.push("disk d2: stays attached".into()),
+            }
+            DiskReport { name: self.1.into(), device_path: None, umem: false, queues: Vec::new(), problems }
+        }
+    }
+
+    fn disk(kind: Fake, name: &'static str) -> RunningDisk {
+        RunningDisk { name: name.into(), export: Box::new((kind, name)) }
+    }
+
+    #[test]
+    fn every_disk_is_stopped_whatever_the_others_do() {
+        let signals = Signals::block().unwrap();
+        let disks = vec![
+            disk(Fake::Slow, "d0"),
+            disk(Fake::Panics, "d1"),
+            disk(Fake::Complains, "d2"),
+            disk(Fake::Good, "d3"),
+        ];
+        let (reports, problems) = stop_within(disks, &signals, Duration::from_secs(1));
+        let names: Vec<&str> = reports.iter().map(|report| report.name.as_str()).collect();
+        assert_eq!(names, ["d2", "d3"]);
+        assert_eq!(problems.len(), 3, "{problems:?}");
+        assert_eq!(problems[0], "disk d2: stays attached");
+        assert!(problems[1].starts_with("disk d0: did not stop"), "{problems:?}");
+        assert!(problems[2].starts_with("disk d1: did not stop"), "{problems:?}");
+    }
+
+    #[test]
+    fn a_second_signal_does_not_end_the_stop() {
+        let signals = Signals::block().unwrap();
+        nix::sys::signal::raise(nix::sys::signal::Signal::SIGTERM).unwrap();
+        let (reports, problems) = stop_disks(vec![disk(Fake::Good, "d0")], &signals);
+        assert_eq!((reports.len(), problems.len()), (1, 0));
+    }
+}
