@@ -55,7 +55,8 @@ impl Arena {
     }
 
     fn layout(len_bytes: usize) -> std::alloc::Layout {
-        std::alloc::Layout::from_size_align(len_bytes, Self::ALIGN).unwrap_or(std::alloc::Layout::new::<u64>())
+        std::alloc::Layout::from_size_align(len_bytes, Self::ALIGN)
+            .unwrap_or(std::alloc::Layout::new::<u64>())
     }
 }
 

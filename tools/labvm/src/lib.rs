@@ -1,0 +1,35 @@
+//! The inside of the lab's virtual machine.
+//!
+//! `labvm` is PID 1 of the guest: it prepares the machine ([`init`]), runs each planned scenario as a child
+//! process of itself, watches over it, and hands the results to the host. Scenarios are plain Rust functions
+//! over the helpers of this crate:
+//!
+//! ```text
+//!   xtask (host) --plan.json--> init --child per scenario--> scenarios::* --> spinblk, vdpa, fio, sysfs
+//!        ^                       |
+//!        +---- events, tar ------+        (virtio-serial ports, see results)
+//! ```
+//!
+//! The library half exists so that the host side shares the table of scenarios and the [`protocol`].
+
+pub mod protocol;
+pub mod scenarios;
+
+pub mod init;
+
+mod block;
+mod command;
+mod fail;
+mod fio;
+mod kmsg;
+mod lab;
+mod null_blk;
+mod qsd;
+mod results;
+mod spinblk;
+mod state;
+mod vdpa;
+mod wait;
+
+pub use fail::Fail;
+pub use lab::{Lab, run_scenario};

@@ -1,0 +1,113 @@
+//! What the host and the guest tell each other: the plan (a file in the initramfs) and the events (JSON lines
+//! on a virtio-serial port).
+
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// Where the plan lies in the guest.
+pub const PLAN_PATH: &str = "/lab/plan.json";
+/// The port on which the guest writes one [`Event`] per line.
+pub const EVENTS_PORT: &str = "lab.events";
+/// The port on which the guest writes, last of all, a tar of the result files.
+pub const FILES_PORT: &str = "lab.files";
+/// How long before the host's limit the guest gives up by itself, to bring its results home.
+pub const GUEST_MARGIN_S: u64 = 20;
+
+/// What the guest is booted for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mode {
+    /// Says that it runs, and ends: does this accelerator work?
+    Probe,
+    /// Runs the planned scenarios.
+    Run,
+    /// Gives a shell on the console.
+    Shell,
+}
+
+/// All that one boot is asked to do.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Plan {
+    /// What the guest is booted for.
+    pub mode: Mode,
+    /// The scenarios to run, in this order.
+    pub scenarios: Vec<Planned>,
+    /// The guest ends by itself after this many seconds.
+    pub limit_s: u64,
+    /// Free-form values for scenarios, such as `repeats`.
+    pub settings: BTreeMap<String, String>,
+}
+
+/// One scenario of a plan.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Planned {
+    /// Its name in the table of scenarios.
+    pub name: String,
+    /// It is stopped after this many seconds.
+    pub bound_s: u64,
+}
+
+/// What happened in the guest.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+pub enum Event {
+    /// Init runs; the seconds since the kernel started.
+    Booted {
+        /// Seconds of uptime.
+        uptime_s: f64,
+    },
+    /// A scenario starts.
+    Started {
+        /// Which one.
+        name: String,
+    },
+    /// A scenario ended.
+    Finished {
+        /// Which one.
+        name: String,
+        /// How it ended.
+        outcome: Outcome,
+        /// How long it ran.
+        seconds: f64,
+        /// Why it failed, empty when it passed.
+        message: String,
+    },
+    /// The kernel side is not clean any more; scenarios that have not started need a fresh boot.
+    Dirty {
+        /// What was left behind.
+        reason: String,
+    },
+    /// Nothing more will come but the tar.
+    Done,
+}
+
+/// How a scenario ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Outcome {
+    /// Every check held.
+    Passed,
+    /// A check failed, or the kernel complained.
+    Failed,
+    /// It was stopped at its bound.
+    TimedOut,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_are_one_json_line_each() {
+        let event = Event::Finished {
+            name: "smoke".into(),
+            outcome: Outcome::TimedOut,
+            seconds: 1.5,
+            message: "two\nlines".into(),
+        };
+        let line = serde_json::to_string(&event).unwrap();
+        assert!(!line.contains('\n'));
+        assert!(line.contains(r#""event":"finished""#) && line.contains(r#""outcome":"timed-out""#));
+        assert_eq!(serde_json::from_str::<Event>(&line).unwrap(), event);
+    }
+}

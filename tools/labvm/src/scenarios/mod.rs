@@ -1,0 +1,124 @@
+//! The scenarios, and the table by which the host knows them.
+
+mod bench;
+mod command_line;
+mod content;
+mod dataplane;
+mod demo;
+mod lifecycle;
+mod smoke;
+mod verify;
+
+use crate::fail::Fail;
+use crate::lab::Lab;
+
+/// One thing that can be run in the lab.
+#[derive(Debug, Clone, Copy)]
+pub struct Scenario {
+    /// Its name on the command line.
+    pub name: &'static str,
+    /// What it shows, in one line.
+    pub what: &'static str,
+    /// It is stopped after this many seconds (emulated machines are slow).
+    pub bound_s: u64,
+    /// `xtask test` runs it.
+    pub in_test: bool,
+    /// How many CPUs its machine has.
+    pub vcpus: u32,
+    /// Programs that it needs besides those that every machine has.
+    pub programs: &'static [&'static str],
+    pub(crate) run: fn(&mut Lab) -> Result<(), Fail>,
+}
+
+impl Scenario {
+    const fn new(name: &'static str, what: &'static str, run: fn(&mut Lab) -> Result<(), Fail>) -> Scenario {
+        Scenario { name, what, bound_s: 180, in_test: true, vcpus: 2, programs: &["spinblk"], run }
+    }
+
+    /// Needs more time.
+    const fn bound_s(self, bound_s: u64) -> Scenario {
+        Scenario { bound_s, ..self }
+    }
+
+    /// Needs more CPUs.
+    const fn vcpus(self, vcpus: u32) -> Scenario {
+        Scenario { vcpus, ..self }
+    }
+
+    /// Needs other programs than spinblk alone.
+    const fn programs(self, programs: &'static [&'static str]) -> Scenario {
+        Scenario { programs, ..self }
+    }
+
+    /// Is no test.
+    const fn by_hand(self) -> Scenario {
+        Scenario { in_test: false, ..self }
+    }
+}
+
+/// All scenarios. `refusals` stands first because it starts with VDUSE not loaded.
+pub const TABLE: &[Scenario] = &[
+    Scenario::new(
+        "refusals",
+        "impossible requests end in a clear error and leave nothing",
+        command_line::refusals,
+    ),
+    Scenario::new("smoke", "the lab itself: qemu-storage-daemon over VDUSE, read by fio", smoke::run)
+        .programs(&[]),
+    Scenario::new("config-file", "two disks from a TOML file", command_line::config_file),
+    Scenario::new("vhost-vdpa", "a disk on the bus driver for virtual machines", command_line::vhost_vdpa),
+    Scenario::new("attributes", "serial, size, queues and cache mode in sysfs", content::attributes),
+    Scenario::new("read-only", "a read-only disk is read, and refuses writes", content::read_only),
+    Scenario::new("verify-malloc", "mixed sizes with checksums, 4 jobs, on malloc", verify::malloc)
+        .bound_s(300),
+    Scenario::new("verify-aio-file", "the same on a file, direct I/O", verify::aio_file).bound_s(300),
+    Scenario::new("verify-aio-block", "the same on a block device", verify::aio_block).bound_s(300),
+    Scenario::new("plain-pages", "the same without hugepages", verify::plain_pages).bound_s(300),
+    Scenario::new("filesystem", "mkfs, copy, umount, fsck, mount, compare", content::filesystem).bound_s(300),
+    Scenario::new(
+        "discard-malloc",
+        "discard and write-zeroes on malloc read as zeroes",
+        content::discard_malloc,
+    ),
+    Scenario::new("discard-aio", "the same on a block device", content::discard_aio),
+    Scenario::new("partitions", "a partition table is seen at probe", content::partitions),
+    Scenario::new("two-disks", "two disks at once keep their data apart", verify::two_disks),
+    Scenario::new("umem", "bounce pages are ours and go to the ring as registered buffers", dataplane::umem),
+    Scenario::new("idle", "an idle reactor makes no system call", dataplane::idle),
+    Scenario::new("bad-sector", "a request to a bad sector fails alone", dataplane::bad_sector),
+    Scenario::new("reattach", "20 resets and probes, no growth", lifecycle::reattach),
+    Scenario::new("restart", "20 lives of the daemon, nothing left", lifecycle::restart),
+    Scenario::new("rebind-under-load", "reset under load, and working again", lifecycle::rebind_under_load)
+        .bound_s(300),
+    Scenario::new(
+        "stop-under-load",
+        "SIGTERM under load leaves the kernel clean",
+        lifecycle::stop_under_load,
+    ),
+    Scenario::new("two-reactors", "two queues of one disk on two cores", verify::two_reactors)
+        .vcpus(4)
+        .bound_s(300),
+    Scenario::new("demo", "a disk under fio, with all that both say", demo::run).by_hand(),
+    Scenario::new("bench", "side by side with qemu-storage-daemon, ublk and null_blk", bench::run)
+        .programs(&["spinblk", "rublk"])
+        .bound_s(1800)
+        .by_hand(),
+];
+
+/// The scenario of that name.
+pub fn find(name: &str) -> Option<&'static Scenario> {
+    TABLE.iter().find(|scenario| scenario.name == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_fit_a_file_name() {
+        for (at, scenario) in TABLE.iter().enumerate() {
+            assert!(scenario.name.chars().all(|c| c.is_ascii_lowercase() || c == '-'), "{}", scenario.name);
+            assert!(TABLE[..at].iter().all(|other| other.name != scenario.name), "{} twice", scenario.name);
+        }
+    }
+}

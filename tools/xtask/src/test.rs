@@ -1,0 +1,148 @@
+//! `cargo xtask test`: everything that must hold, cheapest first; the first failure ends it.
+
+use crate::cargo_tools;
+use crate::error::{Error, Result};
+use crate::lab::{Lab, Verdict};
+use crate::packages::{Packages, TEST};
+use crate::process::{command, run};
+use crate::workspace::Workspace;
+use labvm::scenarios::{Scenario, TABLE};
+use std::process::Command;
+use std::time::Instant;
+
+const STEP_LIMIT_S: u64 = 1500;
+const DENY_VERSION: &str = "0.20.2";
+const FUZZ_VERSION: &str = "0.13.2";
+const FUZZ_SECONDS: u32 = 60;
+
+/// What was counted.
+#[derive(Default)]
+pub(crate) struct Tally {
+    passed: usize,
+    failed: usize,
+}
+
+impl Tally {
+    /// Whether nothing failed.
+    pub(crate) fn is_clean(&self) -> bool {
+        self.failed == 0
+    }
+
+    fn step(&mut self, name: &str, work: impl FnOnce() -> Result<()>) -> Result<()> {
+        println!("== {name}");
+        let started = Instant::now();
+        let result = work();
+        let seconds = started.elapsed().as_secs_f64();
+        match &result {
+            Ok(()) => println!("== {name} passed in {seconds:.1} s"),
+            Err(error) => println!("== {name} FAILED after {seconds:.1} s: {error}"),
+        }
+        self.count(result.is_ok());
+        result
+    }
+
+    fn count(&mut self, passed: bool) {
+        self.passed += usize::from(passed);
+        self.failed += usize::from(!passed);
+    }
+}
+
+/// Runs it all; the last line printed is the tally.
+pub(crate) fn test() -> Result<Tally> {
+    let workspace = Workspace::find()?;
+    let mut tally = Tally::default();
+    // An error is printed and counted where it happens.
+    let _ = all(&workspace, &mut tally);
+    println!("{} passed, {} failed", tally.passed, tally.failed);
+    Ok(tally)
+}
+
+fn all(workspace: &Workspace, tally: &mut Tally) -> Result<()> {
+    tally.step("packages", || Packages::new(workspace)?.ensure(TEST))?;
+    tally.step("formatting", || cargo(workspace, &["fmt", "--all", "--check"]))?;
+    let lints = ["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"];
+    tally.step("lints", || cargo(workspace, &lints))?;
+    tally.step("dependencies", || deny(workspace))?;
+    tally.step("tests", || cargo(workspace, &["test", "--workspace"]))?;
+    tally.step("loom models", || loom(workspace))?;
+    tally.step("fuzzing", || fuzz(workspace))?;
+    end_to_end(workspace, tally)
+}
+
+fn cargo_command(workspace: &Workspace, arguments: &[&str]) -> Command {
+    let mut cargo = command("cargo", arguments);
+    cargo.current_dir(&workspace.root);
+    cargo
+}
+
+fn cargo(workspace: &Workspace, arguments: &[&str]) -> Result<()> {
+    run(cargo_command(workspace, arguments), STEP_LIMIT_S)
+}
+
+fn deny(workspace: &Workspace) -> Result<()> {
+    let program = cargo_tools::install(workspace, "cargo-deny", DENY_VERSION, &["--no-default-features"])?;
+    let mut deny = command(&program.to_string_lossy(), ["check", "bans", "licenses", "sources"]);
+    deny.current_dir(&workspace.root);
+    run(deny, STEP_LIMIT_S)
+}
+
+/// In a target directory of its own: other flags would rebuild everything, twice.
+fn loom(workspace: &Workspace) -> Result<()> {
+    let mut cargo =
+        cargo_command(workspace, &["test", "-p", "spinblk-reactor", "--release", "--lib", "loom"]);
+    cargo.env("RUSTFLAGS", "--cfg loom").env("CARGO_TARGET_DIR", workspace.target.join("loom"));
+    run(cargo, STEP_LIMIT_S)
+}
+
+fn fuzz(workspace: &Workspace) -> Result<()> {
+    let folder = workspace.root.join("virtio/fuzz");
+    if !folder.is_dir() {
+        return Err(Error::Lab(format!(
+            "{} is missing: the fuzz target `chain` must be there",
+            folder.display()
+        )));
+    }
+    let program = cargo_tools::install(workspace, "cargo-fuzz", FUZZ_VERSION, &[])?;
+    let mut fuzz = command(&program.to_string_lossy(), ["run", "--fuzz-dir"]);
+    fuzz.arg(&folder).args([
+        "chain",
+        "--",
+        &format!("-max_total_time={FUZZ_SECONDS}"),
+        "-print_final_stats=1",
+    ]);
+    // cargo-fuzz wants flags of the compiler that are not stable.
+    fuzz.env("RUSTC_BOOTSTRAP", "1").env("CARGO_TARGET_DIR", workspace.target.join("fuzz"));
+    fuzz.current_dir(workspace.root.join("virtio"));
+    run(fuzz, STEP_LIMIT_S)
+}
+
+fn end_to_end(workspace: &Workspace, tally: &mut Tally) -> Result<()> {
+    let mut lab = None;
+    tally.step("lab", || {
+        lab = Some(Lab::prepare(workspace, true)?);
+        Ok(())
+    })?;
+    let Some(lab) = lab else { return Ok(()) };
+    println!("== scenarios, in {}", lab.describe());
+    let scenarios: Vec<&Scenario> = TABLE.iter().filter(|scenario| scenario.in_test).collect();
+    let reports = tally.lab_result(lab.run(&scenarios, None))?;
+    for report in &reports {
+        tally.count(report.verdict == Verdict::Passed);
+    }
+    for report in reports.iter().filter(|report| report.verdict != Verdict::Passed) {
+        println!("== {} FAILED after {:.1} s: {}", report.name, report.seconds, report.message);
+        println!("   again: cargo xtask lab run {}", report.name);
+    }
+    Ok(())
+}
+
+impl Tally {
+    /// A machine that could not be run at all counts as one failure.
+    fn lab_result<T>(&mut self, result: Result<T>) -> Result<T> {
+        if let Err(error) = &result {
+            println!("== scenarios FAILED: {error}");
+            self.count(false);
+        }
+        result
+    }
+}
