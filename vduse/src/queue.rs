@@ -7,7 +7,7 @@ use crossbeam_queue::ArrayQueue;
 use nix::sys::eventfd::EventFd;
 use spinblk_bdev::Bdev;
 use spinblk_perf::QueueStats;
-use spinblk_reactor::{Handle, PollerId};
+use spinblk_reactor::{Handle, PollerId, Ring};
 use spinblk_virtio::blk::{BlkQueue, Device as BlkDevice, QueueHost};
 use spinblk_virtio::{MemoryMap, QueueError, RingConfig};
 use tracing::{error, warn};
@@ -63,7 +63,7 @@ struct Host {
 
 impl QueueHost for Host {
     #[inline]
-    fn interrupt(&mut self) {
+    fn interrupt(&mut self, _: &mut Ring) {
         // Fails only while the device is being torn down, when nobody waits for it.
         let _ = self.injector.inject();
     }
@@ -178,7 +178,7 @@ impl Queue {
     fn with<R: Send + 'static>(
         &self,
         name: &str,
-        work: impl FnOnce(&mut BlkQueue, &mut spinblk_reactor::Ring) -> R + Send + 'static,
+        work: impl FnOnce(&mut BlkQueue, &mut Ring) -> R + Send + 'static,
     ) -> Result<Option<R>, Error> {
         let Some(id) = self.poller else { return Ok(None) };
         self.reactor

@@ -370,7 +370,7 @@ pub struct HostLog {
 struct LogHost(Arc<HostLog>);
 
 impl QueueHost for LogHost {
-    fn interrupt(&mut self) {
+    fn interrupt(&mut self, _: &mut Ring) {
         self.0.interrupts.fetch_add(1, Ordering::Relaxed);
     }
     fn unmapped(&mut self, iova: u64) {

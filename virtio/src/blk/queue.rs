@@ -28,8 +28,16 @@ const MAX_PARKS: u8 = 8;
 
 /// What a queue needs of its transport. Called on the reactor; must not block.
 pub trait QueueHost: Send {
-    /// Interrupts the driver.
-    fn interrupt(&mut self);
+    /// The queue is set up on its core.
+    fn open(&mut self, ring: &mut Ring) {
+        let _ = ring;
+    }
+    /// The queue is quiet and goes; gives back what `open` took of the ring.
+    fn close(&mut self, ring: &mut Ring) {
+        let _ = ring;
+    }
+    /// Interrupts the driver, once for a batch; may go through the core's ring, to cost no system call of its own.
+    fn interrupt(&mut self, ring: &mut Ring);
     /// Asks for `iova` to be mapped; answered, in any case, through [`BlkQueue::set_memory`].
     fn unmapped(&mut self, iova: u64);
     /// The ring cannot be served any more; it stays silent until it is set up anew.
@@ -91,7 +99,7 @@ impl BlkQueue {
     pub fn new(
         device: &Device,
         mut channel: Box<dyn Channel>,
-        host: Box<dyn QueueHost>,
+        mut host: Box<dyn QueueHost>,
         map: Arc<MemoryMap>,
         config: RingConfig,
         ring: &mut Ring,
@@ -105,6 +113,7 @@ impl BlkQueue {
                 return Err(e);
             }
         };
+        host.open(ring);
         let slot = || Slot {
             chain: Chain::default(),
             status: None,
@@ -295,9 +304,9 @@ impl BlkQueue {
 
     /// Shows the driver the batch, interrupts it if it wants that, and does the books.
     #[inline]
-    fn publish(&mut self, core: &Core) {
+    fn publish(&mut self, core: &mut Core) {
         if self.ring.publish() {
-            self.host.interrupt();
+            self.host.interrupt(&mut core.ring);
             self.stats.interrupts_sent += 1;
         } else {
             self.stats.interrupts_suppressed += 1;
@@ -342,6 +351,7 @@ impl Poller for BlkQueue {
 
     fn close(&mut self, ring: &mut Ring) {
         self.channel.close(ring);
+        self.host.close(ring);
         self.memory.release(ring);
     }
 }
