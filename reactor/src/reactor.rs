@@ -22,6 +22,8 @@ pub enum Progress {
     Idle,
     /// Something was done.
     Busy,
+    /// Nothing is left to do, ever: the reactor closes the poller and drops it.
+    Finished,
 }
 
 /// Something that a reactor calls in every iteration.
@@ -37,9 +39,17 @@ pub trait Poller: Any {
     fn close(&mut self, ring: &mut Ring);
 }
 
-/// Names a poller of one reactor.
+/// Names a poller of one reactor; never names another one later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PollerId(usize);
+pub struct PollerId {
+    place: usize,
+    generation: u64,
+}
+
+struct Place {
+    generation: u64,
+    poller: Box<dyn Poller>,
+}
 
 /// What pollers get to see of their reactor.
 pub struct Core {
@@ -87,7 +97,8 @@ impl ReactorCounters {
 pub struct Reactor {
     /// What pollers see.
     pub core: Core,
-    pollers: Vec<Option<Box<dyn Poller>>>,
+    pollers: Vec<Option<Place>>,
+    next_generation: u64,
     mailbox: Arc<Mailbox<Job>>,
     counters: Arc<ReactorCounters>,
     policy: IdlePolicy,
@@ -110,6 +121,7 @@ impl Reactor {
         Self {
             core: Core { ring, clock, now: clock.now() },
             pollers: Vec::new(),
+            next_generation: 0,
             mailbox,
             counters,
             policy,
@@ -123,24 +135,31 @@ impl Reactor {
 
     /// Adds a poller; it is called from the next iteration on. Control path.
     pub fn add(&mut self, poller: Box<dyn Poller>) -> PollerId {
-        if let Some(free) = self.pollers.iter().position(Option::is_none) {
-            self.pollers[free] = Some(poller);
-            return PollerId(free);
+        let generation = self.next_generation;
+        self.next_generation += 1;
+        let place = self.pollers.iter().position(Option::is_none).unwrap_or(self.pollers.len());
+        if place == self.pollers.len() {
+            self.pollers.push(None);
         }
-        self.pollers.push(Some(poller));
-        PollerId(self.pollers.len() - 1)
+        self.pollers[place] = Some(Place { generation, poller });
+        PollerId { place, generation }
     }
 
-    /// The poller `id`, if it exists and is a `P`, together with the core. Control path.
+    /// The poller `id`, if it is still there and is a `P`, together with the core. Control path.
     pub fn poller<P: Poller>(&mut self, id: PollerId) -> Option<(&mut P, &mut Core)> {
-        let poller: &mut dyn Any = self.pollers.get_mut(id.0)?.as_deref_mut()?;
+        let place = self.pollers.get_mut(id.place)?.as_mut()?;
+        if place.generation != id.generation {
+            return None;
+        }
+        let poller: &mut dyn Any = &mut *place.poller;
         Some((poller.downcast_mut()?, &mut self.core))
     }
 
-    /// Closes the poller `id` and hands it back, if it exists and is a `P`. The caller has made sure that it is quiet.
+    /// Closes the poller `id` and hands it back, if it is still there and is a `P`. The caller has made sure that it is
+    /// quiet.
     pub fn remove<P: Poller>(&mut self, id: PollerId) -> Option<Box<P>> {
         self.poller::<P>(id)?;
-        let mut poller: Box<dyn Poller> = self.pollers[id.0].take()?;
+        let mut poller = self.pollers[id.place].take()?.poller;
         poller.close(&mut self.core.ring);
         let any: Box<dyn Any> = poller;
         any.downcast().ok()
@@ -165,7 +184,7 @@ impl Reactor {
             let spent = now.saturating_sub(self.core.now);
             self.core.now = now;
             match progress {
-                Progress::Busy => self.busy_ticks += spent,
+                Progress::Busy | Progress::Finished => self.busy_ticks += spent,
                 Progress::Idle => self.idle_ticks += spent,
             }
             self.iterations += 1;
@@ -187,9 +206,15 @@ impl Reactor {
             job(self);
             progress = Progress::Busy;
         }
-        for poller in self.pollers.iter_mut().flatten() {
-            if poller.poll(&mut self.core) == Progress::Busy {
-                progress = Progress::Busy;
+        for slot in &mut self.pollers {
+            let Some(place) = slot else { continue };
+            match place.poller.poll(&mut self.core) {
+                Progress::Idle => {}
+                Progress::Busy => progress = Progress::Busy,
+                Progress::Finished => {
+                    place.poller.close(&mut self.core.ring);
+                    *slot = None;
+                }
             }
         }
         match self.core.ring.enter() {
@@ -208,8 +233,8 @@ impl Reactor {
 
     fn stopped(&mut self) -> bool {
         let mut quiet = true;
-        for poller in self.pollers.iter_mut().flatten() {
-            quiet &= poller.quiesce();
+        for place in self.pollers.iter_mut().flatten() {
+            quiet &= place.poller.quiesce();
         }
         let clock = self.core.clock;
         let late = self.stop_at_ns.is_some_and(|deadline_ns| clock.to_ns(clock.now()) >= deadline_ns);
@@ -217,7 +242,7 @@ impl Reactor {
     }
 
     fn finish(&mut self) {
-        for mut poller in self.pollers.drain(..).flatten() {
+        for Place { mut poller, .. } in self.pollers.drain(..).flatten() {
             if poller.quiesce() {
                 poller.close(&mut self.core.ring);
             } else {

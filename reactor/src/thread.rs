@@ -1,6 +1,7 @@
 //! Starting, reaching and stopping reactor threads.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -118,8 +119,8 @@ impl Handle {
         self.thread.as_ref().is_some_and(|thread| !thread.is_finished())
     }
 
-    /// Runs `work` on the reactor between two iterations and returns its result. Waits at most `timeout`; work that
-    /// was accepted may still run later. Never call it from a reactor.
+    /// Runs `work` on the reactor between two iterations and returns its result. Waits at most `timeout` for it to begin;
+    /// after a time-out it did not run and never will. Never call it from a reactor.
     ///
     /// # Errors
     /// [`Error::Stopped`] when the reactor takes no work, [`Error::NoAnswer`] after the time-out.
@@ -131,9 +132,13 @@ impl Handle {
         let (tx, rx) = mpsc::sync_channel(1);
         let deadline = Instant::now() + timeout;
         let no_answer = || Error::NoAnswer { core: self.core, timeout_ms: timeout.as_millis() };
+        // Whoever claims it first decides: the job that it runs, or the caller that it never will.
+        let claimed = Arc::new(AtomicBool::new(false));
+        let claim = claimed.clone();
         let mut job: Job = Box::new(move |reactor| {
-            // The caller may have given up waiting.
-            let _ = tx.send(work(reactor));
+            if !claim.swap(true, Ordering::AcqRel) {
+                let _ = tx.send(work(reactor));
+            }
         });
         loop {
             match self.mailbox.post(job) {
@@ -146,8 +151,9 @@ impl Handle {
         }
         match rx.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
             Ok(result) => Ok(result),
-            Err(mpsc::RecvTimeoutError::Timeout) => Err(no_answer()),
-            Err(mpsc::RecvTimeoutError::Disconnected) => Err(Error::Stopped { core: self.core }),
+            Err(mpsc::RecvTimeoutError::Timeout) if !claimed.swap(true, Ordering::AcqRel) => Err(no_answer()),
+            // It is running right now, or never got to send because the reactor ended.
+            Err(_) => rx.recv().map_err(|_| Error::Stopped { core: self.core }),
         }
     }
 
@@ -287,6 +293,41 @@ mod tests {
         let left = handle.call(SOON, move |r| r.remove::<Countdown>(id).map(|p| p.left)).unwrap();
         assert_eq!(left, Some(0));
         assert!(handle.call(SOON, move |r| r.poller::<Countdown>(id).is_none()).unwrap());
+    }
+
+    #[test]
+    fn an_id_never_names_another_poller() {
+        let handle = spawn();
+        let add = |r: &mut Reactor| r.add(Box::new(Countdown { left: 0, polls: 0 }));
+        let first = handle.call(SOON, add).unwrap();
+        handle.call(SOON, move |r| r.remove::<Countdown>(first).is_some()).unwrap();
+        let second = handle.call(SOON, add).unwrap();
+        assert_ne!(first, second);
+        assert!(handle.call(SOON, move |r| r.poller::<Countdown>(first).is_none()).unwrap());
+        assert!(handle.call(SOON, move |r| r.poller::<Countdown>(second).is_some()).unwrap());
+    }
+
+    #[test]
+    fn work_that_timed_out_never_runs() {
+        let handle = Arc::new(spawn());
+        let (block, blocked) = mpsc::channel::<()>();
+        let busy = handle.clone();
+        let blocker = std::thread::spawn(move || busy.call(SOON, move |_| blocked.recv()).is_ok());
+        // Wait until the reactor is inside the blocking job: then no job answers.
+        let ran = Arc::new(AtomicBool::new(false));
+        loop {
+            let flag = ran.clone();
+            let outcome =
+                handle.call(Duration::from_millis(20), move |_| flag.store(true, Ordering::Release));
+            if matches!(outcome, Err(Error::NoAnswer { .. })) {
+                break;
+            }
+            ran.store(false, Ordering::Release);
+        }
+        block.send(()).unwrap();
+        assert!(blocker.join().unwrap());
+        handle.call(SOON, |_| ()).unwrap();
+        assert!(!ran.load(Ordering::Acquire));
     }
 
     #[test]
