@@ -203,3 +203,17 @@ fn a_ring_gone_mad_stops_its_queue_only() {
     }
     assert_eq!(beyond.log.broken.load(Ordering::Relaxed), 1, "said once");
 }
+
+#[test]
+fn a_pause_does_not_cost_a_parked_request_its_mapping() {
+    let mut rig = rig();
+    rig.driver.write_descriptor(7, 0x4000_0000, 16, 0, 0);
+    rig.driver.make_available(7);
+    rig.poll();
+    assert_eq!(rig.log.unmapped.load(Ordering::Relaxed), 1);
+    rig.queue.pause();
+    rig.queue.resume();
+    rig.poll();
+    assert_eq!(rig.log.unmapped.load(Ordering::Relaxed), 2, "asks again instead of failing the request");
+    assert!(rig.driver.completed().is_empty());
+}

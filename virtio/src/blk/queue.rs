@@ -54,6 +54,8 @@ enum State {
     Paused,
     /// The driver broke the ring.
     Broken,
+    /// Given up with I/O in flight: only waits for it to come back, and touches nothing of the driver's.
+    Abandoned,
 }
 
 struct Slot {
@@ -143,9 +145,21 @@ impl BlkQueue {
 
     /// Takes nothing new from now on; what is in flight goes on.
     pub fn pause(&mut self) {
-        if self.state != State::Broken {
-            self.state = State::Paused;
+        match self.state {
+            State::Broken | State::Abandoned => return,
+            // The question is asked again when it goes on; its answer may come too late or not at all.
+            State::Parked => self.missing = None,
+            State::Running | State::Paused => {}
         }
+        self.state = State::Paused;
+    }
+
+    /// Gives the queue up while I/O is in flight: the driver's rings are not touched any more and the host is let go, but
+    /// the memory stays mapped until the storage has answered. Then the reactor drops the queue, and `until_gone` with it.
+    pub fn abandon(&mut self, until_gone: Arc<()>, ring: &mut Ring) {
+        self.state = State::Abandoned;
+        self.host.close(ring);
+        self.host = Box::new(Gone(until_gone));
     }
 
     /// Takes requests again.
@@ -178,6 +192,9 @@ impl BlkQueue {
     /// Brings a new map and goes on if the queue was parked. Segments of I/O in flight keep pointing into the old one,
     /// so the new map must hold all regions of the old one unless the queue is quiet, and the ring itself in any case.
     pub fn set_memory(&mut self, map: Arc<MemoryMap>, ring: &mut Ring) {
+        if self.state == State::Abandoned {
+            return;
+        }
         // New before old: regions in both stay registered throughout.
         let mut old = std::mem::replace(&mut self.memory, CoreMemory::new(map, ring));
         old.release(ring);
@@ -325,16 +342,32 @@ impl BlkQueue {
     }
 }
 
+/// Stands in for the host of an abandoned queue.
+struct Gone(#[allow(dead_code, reason = "held, not read")] Arc<()>);
+
+impl QueueHost for Gone {
+    fn interrupt(&mut self, _: &mut Ring) {}
+    fn unmapped(&mut self, _: u64) {}
+    fn broken(&mut self, _: QueueError) {}
+}
+
 impl Poller for BlkQueue {
     #[inline]
     fn poll(&mut self, core: &mut Core) -> Progress {
         if self.in_flight > 0 {
             self.channel.poll(&mut core.ring, &mut self.done);
+            if self.state == State::Abandoned {
+                self.in_flight -= self.done.len();
+                self.done.clear();
+            }
             for i in 0..self.done.len() {
                 let Completion { tag, result } = self.done[i];
                 self.finish(tag as u16, result);
             }
             self.done.clear();
+        }
+        if self.state == State::Abandoned {
+            return if self.in_flight == 0 { Progress::Finished } else { Progress::Idle };
         }
         let mut busy = self.state == State::Running && self.take(core);
         if self.ring.has_unpublished() {
