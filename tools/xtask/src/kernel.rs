@@ -42,13 +42,17 @@ pub(crate) fn prepare(workspace: &Workspace, packages: &Packages<'_>) -> Result<
 }
 
 fn open(folder: &Path) -> Result<Kernel> {
-    let modules = folder.join("lib/modules");
-    let entries = fs::read_dir(&modules).map_err(Error::file("read", &modules))?;
-    let name = entries.flatten().next().map(|entry| entry.file_name().to_string_lossy().into_owned());
-    let release = name.ok_or_else(|| Error::Lab(format!("no kernel release in {}", modules.display())))?;
+    let release = release_in(&folder.join("lib/modules"))?;
     let image = folder.join("vmlinux");
     fs::metadata(&image).map_err(Error::file("find", &image))?;
     Ok(Kernel { release, image, root: folder.to_path_buf() })
+}
+
+/// The name of the one folder that a kernel package has among the modules.
+fn release_in(modules: &Path) -> Result<String> {
+    let entries = fs::read_dir(modules).map_err(Error::file("read", modules))?;
+    let name = entries.flatten().next().map(|entry| entry.file_name().to_string_lossy().into_owned());
+    name.ok_or_else(|| Error::Lab(format!("{} holds no modules", modules.display())))
 }
 
 fn fetch(packages: &Packages<'_>, name: &str, folder: &Path) -> Result<()> {
@@ -57,18 +61,14 @@ fn fetch(packages: &Packages<'_>, name: &str, folder: &Path) -> Result<()> {
     let tree = work.path().join("tree");
     let log = folder.join("unpack.log");
     run_logged(command("dpkg-deb", [Path::new("-x"), &deb, &tree]), UNPACK_LIMIT_S, &log)?;
-    // Debian 13 has merged /usr in its packages too.
-    for place in ["lib/modules", "usr/lib/modules"] {
-        let (from, to) = (tree.join(place), tree.join("lib/modules"));
-        if from.is_dir() && from != to {
-            make_dir(&tree.join("lib"))?;
-            fs::rename(&from, &to).map_err(Error::file("move", &from))?;
-        }
-    }
     let modules = tree.join("lib/modules");
-    let entries = fs::read_dir(&modules).map_err(Error::file("read", &modules))?;
-    let release = entries.flatten().next().map(|entry| entry.file_name().to_string_lossy().into_owned());
-    let release = release.ok_or_else(|| Error::Lab(format!("{name} holds no modules")))?;
+    // Debian 13 has merged /usr in its packages too.
+    let merged = tree.join("usr/lib/modules");
+    if merged.is_dir() {
+        make_dir(&tree.join("lib"))?;
+        fs::rename(&merged, &modules).map_err(Error::file("move", &merged))?;
+    }
+    let release = release_in(&modules)?;
     let depmod = [Path::new("-b"), &tree, Path::new(&release)];
     run_logged(command("depmod", depmod), UNPACK_LIMIT_S, &log)?;
     extract_image(&tree.join(format!("boot/vmlinuz-{release}")), &tree.join("vmlinux"))?;

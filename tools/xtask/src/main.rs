@@ -109,6 +109,12 @@ fn run(names: &[String], timeout_s: Option<u64>, keep: bool) -> Result<ExitCode>
         scenarios::find(name).ok_or_else(unknown)
     };
     let scenarios = names.iter().map(find).collect::<Result<Vec<&Scenario>>>()?;
+    if let Some(bench) = scenarios.iter().find(|scenario| scenario.programs.contains(&"rublk")) {
+        return Err(Error::Lab(format!(
+            "{} needs its peers installed; run `cargo xtask lab bench`",
+            bench.name
+        )));
+    }
     let with_spinblk = scenarios.iter().any(|scenario| scenario.programs.contains(&"spinblk"));
     let mut lab = Lab::prepare(&Workspace::find()?, with_spinblk)?;
     lab.keep = keep;

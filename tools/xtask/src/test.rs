@@ -41,6 +41,15 @@ impl Tally {
         result
     }
 
+    /// A machine that could not be run at all counts as one failure.
+    fn lab_result<T>(&mut self, result: Result<T>) -> Result<T> {
+        if let Err(error) = &result {
+            println!("== scenarios FAILED: {error}");
+            self.count(false);
+        }
+        result
+    }
+
     fn count(&mut self, passed: bool) {
         self.passed += usize::from(passed);
         self.failed += usize::from(!passed);
@@ -134,15 +143,4 @@ fn end_to_end(workspace: &Workspace, tally: &mut Tally) -> Result<()> {
         println!("   again: cargo xtask lab run {}", report.name);
     }
     Ok(())
-}
-
-impl Tally {
-    /// A machine that could not be run at all counts as one failure.
-    fn lab_result<T>(&mut self, result: Result<T>) -> Result<T> {
-        if let Err(error) = &result {
-            println!("== scenarios FAILED: {error}");
-            self.count(false);
-        }
-        result
-    }
 }
