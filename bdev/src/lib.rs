@@ -38,6 +38,7 @@
 //! A new backend is one new file here. It imports the reactor's ring and nothing from above.
 
 mod aio;
+mod broken;
 mod error;
 mod info;
 mod io;
@@ -45,6 +46,7 @@ mod malloc;
 mod null;
 
 pub use aio::{Aio, AioOptions, Direct};
+pub use broken::BrokenChannel;
 pub use error::{Error, IoError};
 pub use info::{Capabilities, Info};
 pub use io::{Completion, Io, IoResult, Op, Segment, segments_len_bytes};

@@ -155,10 +155,11 @@ impl Reactor {
         Some((poller.downcast_mut()?, &mut self.core))
     }
 
-    /// Closes the poller `id` and hands it back, if it is still there and is a `P`. The caller has made sure that it is
-    /// quiet.
+    /// Closes the poller `id` and hands it back, if it is still there, is a `P` and is quiet.
     pub fn remove<P: Poller>(&mut self, id: PollerId) -> Option<Box<P>> {
-        self.poller::<P>(id)?;
+        if !self.poller::<P>(id)?.0.quiesce() {
+            return None;
+        }
         let mut poller = self.pollers[id.place].take()?.poller;
         poller.close(&mut self.core.ring);
         let any: Box<dyn Any> = poller;

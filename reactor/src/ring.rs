@@ -199,8 +199,7 @@ impl Ring {
         Ok(self.reap())
     }
 
-    /// Moves an owner's completions out of its inbox, oldest last: pop them from the end of the returned vector,
-    /// or drain it, and leave it empty.
+    /// An owner's completions, oldest first: take them out and leave the vector empty, with its capacity.
     #[inline]
     pub fn inbox(&mut self, owner: OwnerId) -> Option<&mut Vec<Completion>> {
         match self.owners.get_mut(usize::from(owner.0)) {

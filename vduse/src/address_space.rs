@@ -59,6 +59,8 @@ impl AddressSpace {
     /// Forgets all mappings (not the registered memory). Queues that hold the old map keep it alive until they stop.
     pub(crate) fn forget(&mut self) {
         self.map = Arc::default();
+        // A refusal may have come from a reset that was under way; the next life asks again.
+        self.umem_refused = false;
     }
 
     /// Maps the region that holds `iova`; false when the kernel has none there, or none that can be read and written.
@@ -86,10 +88,13 @@ impl AddressSpace {
         if !info.umem_capable || self.umem_refused {
             return Ok(None);
         }
-        let len_bytes = info.last - info.start + 1;
+        let len_bytes = region_len(info.start, info.last);
         if let Some(umem) = &self.umem {
-            let same = umem.iova == info.start && umem.memory.len_bytes() as u64 == len_bytes;
-            return Ok(same.then(|| umem.region()));
+            if umem.iova == info.start && umem.memory.len_bytes() as u64 == len_bytes {
+                return Ok(Some(umem.region()));
+            }
+            // The kernel's own pages there are not to be touched while ours are registered.
+            return Err(Error::BounceChanged { name: self.device.name().into(), len_bytes });
         }
         match self.register(info.start, len_bytes) {
             Ok(umem) => {
@@ -126,11 +131,17 @@ impl AddressSpace {
             );
             return Ok(None);
         }
-        let len_bytes = entry.last - entry.start + 1;
+        let len_bytes = region_len(entry.start, entry.last);
         let failed =
             |source| Error::Mapping { name: self.device.name().into(), iova: entry.start, len_bytes, source };
         let len = usize::try_from(len_bytes).unwrap_or(usize::MAX);
-        let mapping = MmapOptions::new().offset(entry.offset).len(len).map_raw(file).map_err(failed)?;
+        let mut options = MmapOptions::new();
+        options.offset(entry.offset).len(len);
+        if len_bytes < DATA_REGION_BYTES {
+            // Rings are touched by the reactor: their page faults are taken here.
+            options.populate();
+        }
+        let mapping = options.map_raw(file).map_err(failed)?;
         let mapping = Arc::new(Mapping(mapping));
         let host = mapping.0.as_mut_ptr();
         // SAFETY: `len` bytes at `host` are mapped shared, readable and writable, for as long as `mapping` lives; nothing
@@ -140,17 +151,24 @@ impl AddressSpace {
         Ok(Some(region))
     }
 
-    /// Takes registered memory back from the kernel. Call it when no queue runs any more.
-    pub(crate) fn close(&mut self) {
+    /// Takes registered memory back from the kernel, when no queue runs any more. With I/O still out (`hanging`) it is
+    /// left to the end of the process: the storage may yet write into it.
+    pub(crate) fn close(&mut self, hanging: bool) {
         self.forget();
-        if let Some(umem) = self.umem.take()
-            && let Err(e) = self.device.dereg_umem(umem.iova, umem.memory.len_bytes() as u64)
-        {
+        let Some(umem) = self.umem.take() else { return };
+        if hanging {
+            std::mem::forget(umem);
+        } else if let Err(e) = self.device.dereg_umem(umem.iova, umem.memory.len_bytes() as u64) {
             // The kernel drops it with the last close of the device, which follows.
             debug!("{e}");
             std::mem::forget(umem);
         }
     }
+}
+
+/// Bytes of a region; one that spans all addresses is a byte short.
+fn region_len(first: u64, last: u64) -> u64 {
+    last.saturating_sub(first).saturating_add(1)
 }
 
 impl Umem {

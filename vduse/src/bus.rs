@@ -14,7 +14,7 @@ use tracing::{info, warn};
 use crate::Error;
 use crate::control::check_name;
 use crate::sysfs::{read, write};
-use crate::vdpa::{self, bounded};
+use crate::vdpa::{self, bounded, bounded_while};
 
 const BUS: &str = "/sys/bus/vdpa";
 const DEV: &str = "/dev";
@@ -50,6 +50,17 @@ impl FromStr for BusDriver {
             _ => Err(Error::UnknownDriver { given: given.into() }),
         }
     }
+}
+
+/// A disk of virtio-vdpa, as sysfs shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BlockAttributes {
+    /// Size in sectors of 512 bytes.
+    pub sectors: u64,
+    /// Whether it refuses writes.
+    pub read_only: bool,
+    /// Its serial number.
+    pub serial: String,
 }
 
 /// The vDPA bus of this machine.
@@ -88,6 +99,39 @@ impl Bus {
     /// [`Error::Vdpa`], [`Error::TimedOut`].
     pub fn detach(&self, name: &str, timeout: Duration) -> Result<bool, Error> {
         vdpa::delete(name, timeout)
+    }
+
+    /// Takes the device from its driver, if it has one, and leaves it on the bus. The driver waits for I/O in flight, which
+    /// must be served meanwhile; given up when `progress` has not changed for `idle_timeout`.
+    ///
+    /// # Errors
+    /// [`Error::TimedOut`], [`Error::Sysfs`].
+    pub fn unbind(
+        &self,
+        name: &str,
+        idle_timeout: Duration,
+        progress: &dyn Fn() -> u64,
+    ) -> Result<(), Error> {
+        check_name(name)?;
+        if self.bound_driver(name).is_none() {
+            return Ok(());
+        }
+        let (unbind, device) = (self.device(name).join("driver/unbind"), name.to_owned());
+        let action = "taking it from its driver";
+        bounded_while(name, action, idle_timeout, progress, move || write(&unbind, &device))
+    }
+
+    /// What the disk that virtio-vdpa made looks like, if there is one.
+    #[must_use]
+    pub fn block_attributes(&self, name: &str) -> Option<BlockAttributes> {
+        let virtio = child(&self.device(name), "virtio")?;
+        let disk = child(&virtio.join("block"), "")?;
+        let text = |file: &str| Some(std::fs::read_to_string(disk.join(file)).ok()?.trim().to_owned());
+        Some(BlockAttributes {
+            sectors: text("size")?.parse().ok()?,
+            read_only: text("ro")? == "1",
+            serial: text("serial").unwrap_or_default(),
+        })
     }
 
     /// Whether this process can reach the bus's management; whether it may use it, only a command tells.

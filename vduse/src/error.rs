@@ -193,6 +193,16 @@ pub enum Error {
         /// How long was waited.
         timeout: Duration,
     },
+    /// The bounce region is not the one that our memory was registered for.
+    #[error(
+        "disk {name}: the bounce region has changed to {len_bytes} bytes while our memory is registered; restart the disk"
+    )]
+    BounceChanged {
+        /// The disk.
+        name: String,
+        /// Its length now.
+        len_bytes: u64,
+    },
     /// A region's file cannot be mapped.
     #[error("disk {name}: cannot map {len_bytes} bytes at IOVA {iova:#x}: {source}")]
     Mapping {
@@ -215,6 +225,18 @@ pub enum Error {
         /// What is wrong with it.
         source: spinblk_virtio::QueueError,
     },
+    /// The driver set up a ring that was not offered.
+    #[error("disk {name}, queue {queue}: the driver set up {size} entries, {max} are offered")]
+    RingSize {
+        /// The disk.
+        name: String,
+        /// The queue.
+        queue: u16,
+        /// What the driver set.
+        size: u32,
+        /// What was offered.
+        max: u16,
+    },
     /// I/O in flight did not finish.
     #[error(
         "disk {name}, queue {queue}: I/O is still in flight after {} s: the storage below does not answer",
@@ -228,6 +250,23 @@ pub enum Error {
         /// How long was waited.
         timeout: Duration,
     },
+    /// A queue vanished from its reactor.
+    #[error("disk {name}, queue {queue}: its reactor does not have it any more (did that thread end?)")]
+    QueueGone {
+        /// The disk.
+        name: String,
+        /// The queue.
+        queue: u16,
+    },
+    /// Queues of an earlier driver still wait for their I/O.
+    #[error(
+        "disk {name}: I/O of the driver before still hangs in the storage below; the disk serves again when that has \
+         answered"
+    )]
+    StillHanging {
+        /// The disk.
+        name: String,
+    },
     /// A device was left behind with requests in flight.
     #[error(
         "disk {name}, queue {queue}: the process that served it died with {requests} requests in flight, and nothing          says which; stop the disk's users, then restart the host (or its VM) to clear it"
@@ -236,7 +275,7 @@ pub enum Error {
         /// The disk.
         name: String,
         /// The queue.
-        queue: usize,
+        queue: u16,
         /// How many.
         requests: u16,
     },

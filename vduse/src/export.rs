@@ -12,7 +12,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -31,8 +31,14 @@ use crate::{Attributes, Bus, BusDriver, Control, Created, Device, DeviceSpec, Er
 const DEVICE_ID_BLOCK: u32 = 2;
 /// Probing reads the partition table; under emulation on a busy host that takes seconds.
 const ATTACH_TIMEOUT: Duration = Duration::from_secs(60);
-/// Detaching waits for I/O in flight.
+/// How long detaching goes on without any I/O getting done.
 const DETACH_TIMEOUT: Duration = Duration::from_secs(40);
+/// How long the kernel waits for an answer before it gives the device up for good. Twice what it would be, because a
+/// drain may take long, and no user gains from losing the disk.
+const MESSAGE_TIMEOUT_S: u32 = 60;
+const SECTOR_BYTES: u64 = 512;
+/// A queue has one open question at a time and breaks once; a pause may make it ask again.
+const EVENTS_PER_QUEUE: usize = 8;
 /// The disk's node appears with the driver's probe, udev may lag.
 const NODE_TIMEOUT: Duration = Duration::from_secs(10);
 const NODE_STEP: Duration = Duration::from_millis(5);
@@ -77,8 +83,8 @@ pub struct Export {
     config: DiskConfig,
     control: Control,
     bus: Bus,
-    /// Whether there is a VDUSE device of ours to destroy.
-    created: bool,
+    /// Whether the VDUSE device is ours to detach and destroy.
+    ours: bool,
     running: Option<Running>,
     device_path: Option<PathBuf>,
 }
@@ -103,7 +109,7 @@ impl Export {
         // Before anything is made: the two things that most hosts lack.
         let control = Control::open()?;
         bus.check_driver(config.driver)?;
-        let mut export = Self { config, control, bus, created: false, running: None, device_path: None };
+        let mut export = Self { config, control, bus, ours: false, running: None, device_path: None };
         match export.bring_up(bdev, reactors) {
             Ok(()) => Ok(export),
             Err(e) => {
@@ -121,6 +127,12 @@ impl Export {
         self.device_path.clone()
     }
 
+    /// Whether its control thread still runs.
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        self.running.as_ref().is_some_and(|running| !running.thread.is_finished())
+    }
+
     /// Drains, detaches and destroys it, and reports. What could not be done is in [`DiskReport::problems`].
     #[must_use]
     pub fn stop(mut self) -> DiskReport {
@@ -135,9 +147,10 @@ impl Export {
         let blk = Arc::new(BlkDevice::new(bdev.info().clone(), self.device_options()));
         let (device, taken_over) = self.create(&blk)?;
         let events = Arc::new(Events {
-            queue: ArrayQueue::new(2 * usize::from(self.config.queues)),
+            queue: ArrayQueue::new(EVENTS_PER_QUEUE * usize::from(self.config.queues)),
             wake: EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
                 .map_err(|e| Error::Thread { name: name.clone(), action: "its events", source: e.into() })?,
+            progress: AtomicU64::new(0),
         });
         let stop = Arc::new(AtomicBool::new(false));
         let queues = (0..self.config.queues)
@@ -152,11 +165,10 @@ impl Export {
             stop: stop.clone(),
             irq_cpus: irq_cpus_off(&self.config.polled_cores)?,
             hugepages: self.config.hugepages,
+            queue_size: self.config.queue_size,
         });
         if taken_over {
             session.take_over()?;
-            // Not before: a device that cannot be taken over is not ours to destroy.
-            self.created = true;
             info!("disk {name}: taken over from the process that served it before");
         }
         let cores = self.config.polled_cores.clone();
@@ -170,14 +182,19 @@ impl Export {
         self.running = Some(Running { thread, stop, events });
         if !taken_over {
             self.bus.attach(&name, self.config.driver, ATTACH_TIMEOUT)?;
+        } else if self.bus.bound_driver(&name).is_none() {
+            self.bus.bind(&name, self.config.driver, ATTACH_TIMEOUT)?;
         }
         self.device_path = Some(self.wait_for_node()?);
+        // Of a device that was taken over, not before: until here it is not ours to take down.
+        self.ours = true;
         Ok(())
     }
 
     fn device_options(&self) -> DeviceOptions {
         DeviceOptions {
             queues: self.config.queues,
+            queue_size: self.config.queue_size,
             serial: self.config.serial.clone(),
             // virtio-vdpa would bounce every indirect table: one more page to copy and to map per request, for rings that
             // are long enough without.
@@ -198,31 +215,71 @@ impl Export {
             queues: self.config.queues,
             config: &config_space,
         };
-        if self.control.create(&spec)? == Created::Existed {
+        let mut created = self.control.create(&spec)?;
+        if created == Created::Existed {
             // Opening tells whether somebody serves it.
             let device = Device::open(name)?;
             if self.bus.has_device(name) {
-                let foreign = device.features()? & !blk.features();
-                if foreign != 0 || device.vq_info(self.config.queues).is_ok() {
-                    let reason = "a disk of that name is attached with other settings; detach it with `vdpa dev del` first";
-                    return Err(Error::Spec { name: name.clone(), reason: reason.into() });
-                }
+                self.check_leftover(&device, blk)?;
                 return Ok((Arc::new(device), true));
             }
             drop(device);
             info!("disk {name}: a device without users was left by another process: making it anew");
             self.control.destroy(name)?;
-            self.control.create(&spec)?;
+            created = self.control.create(&spec)?;
         }
-        self.created = true;
+        if created == Created::Existed || self.bus.has_device(name) {
+            if created == Created::New {
+                self.control.destroy(name)?;
+            }
+            let reason = "the vDPA bus has a device of that name already; choose another name";
+            return Err(Error::Spec { name: name.clone(), reason: reason.into() });
+        }
+        self.ours = true;
         let device = Arc::new(Device::open(name)?);
         for queue in 0..self.config.queues {
             device.vq_setup(queue, self.config.queue_size)?;
         }
+        let attributes = Attributes::new(name)?;
+        attributes.set_msg_timeout_s(MESSAGE_TIMEOUT_S)?;
         if let Some(bytes) = self.config.bounce_bytes {
-            Attributes::new(name)?.set_bounce_size_bytes(bytes)?;
+            attributes.set_bounce_size_bytes(bytes)?;
         }
         Ok((device, false))
+    }
+
+    /// Whether a device that is still attached is this disk, as far as can be seen from outside.
+    fn check_leftover(&self, device: &Device, blk: &BlkDevice) -> Result<(), Error> {
+        let name = &self.config.name;
+        let other = |what: &str| {
+            let reason = format!(
+                "it is attached already, with {what}; run `vdpa dev del {name}` once nothing uses it"
+            );
+            Err(Error::Spec { name: name.clone(), reason })
+        };
+        if device.features()? & !blk.features() != 0 {
+            return other("features that this configuration does not have");
+        }
+        if device.vq_info(self.config.queues).is_ok() || device.vq_info(self.config.queues - 1).is_err() {
+            return other("another number of queues");
+        }
+        match self.bus.bound_driver(name) {
+            Some(driver) if driver != self.config.driver.name() => {
+                return other(&format!("the driver {driver}"));
+            }
+            _ => {}
+        }
+        let Some(disk) = self.bus.block_attributes(name) else { return Ok(()) };
+        if disk.sectors != blk.info().size_bytes() / SECTOR_BYTES {
+            return other(&format!("{} sectors", disk.sectors));
+        }
+        if disk.read_only != blk.info().read_only {
+            return other(if disk.read_only { "writing refused" } else { "writing allowed" });
+        }
+        if !disk.serial.as_bytes().iter().eq(blk.serial().iter().take_while(|&&byte| byte != 0)) {
+            return other(&format!("the serial {:?}", disk.serial));
+        }
+        Ok(())
     }
 
     fn wait_for_node(&self) -> Result<PathBuf, Error> {
@@ -243,12 +300,25 @@ impl Export {
         }
     }
 
+    /// Takes the device from its driver, then off the bus. The first waits for I/O, which may be minutes of writeback:
+    /// given up only when nothing gets done any more. It comes first because the second holds up the whole bus.
+    fn detach(&self, running: &Running) -> Result<(), Error> {
+        let name = &self.config.name;
+        let progress = || running.events.progress.load(Ordering::Relaxed);
+        self.bus.unbind(name, DETACH_TIMEOUT, &progress)?;
+        self.bus.detach(name, DETACH_TIMEOUT).map(|_| ())
+    }
+
     fn take_down(&mut self) -> DiskReport {
         let name = self.config.name.clone();
         let mut problems = Vec::new();
-        // Nobody would answer the driver's messages without the control thread, so only with it is detaching tried.
-        if self.running.is_some() && self.bus.has_device(&name) {
-            self.bus.detach(&name, DETACH_TIMEOUT).map_or_else(|e| problems.push(e.to_string()), |_| ());
+        if self.ours && self.bus.has_device(&name) {
+            // Nobody would answer the driver's messages without the control thread.
+            let detached = match &self.running {
+                Some(running) => self.detach(running),
+                None => Ok(()),
+            };
+            detached.unwrap_or_else(|e| problems.push(e.to_string()));
         }
         let session = self.running.take().map(|running| {
             running.stop.store(true, Ordering::Release);
@@ -266,7 +336,7 @@ impl Export {
             }
             None => (false, Vec::new()),
         };
-        if std::mem::take(&mut self.created)
+        if std::mem::take(&mut self.ours)
             && let Err(e) = self.control.destroy(&name)
         {
             problems.push(e.to_string());
@@ -277,7 +347,7 @@ impl Export {
 
 impl Drop for Export {
     fn drop(&mut self) {
-        if self.running.is_some() || self.created {
+        if self.running.is_some() || self.ours {
             for problem in self.take_down().problems {
                 warn!("{problem}");
             }

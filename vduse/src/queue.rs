@@ -1,11 +1,12 @@
 //! One virtqueue of an export: started on its reactor, stopped from the control thread, its account kept across resets.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_queue::ArrayQueue;
 use nix::sys::eventfd::EventFd;
-use spinblk_bdev::Bdev;
+use spinblk_bdev::{Bdev, BrokenChannel, Channel};
 use spinblk_perf::QueueStats;
 use spinblk_reactor::{Handle, PollerId, Ring};
 use spinblk_virtio::blk::{BlkQueue, Device as BlkDevice, QueueHost};
@@ -15,27 +16,28 @@ use tracing::{error, warn};
 use crate::Error;
 use crate::device::{Device, Injector};
 
-/// How long a reactor may take for a control job; it is busy for microseconds.
-const CALL_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long I/O in flight is waited for; the kernel gives the whole message 30 s.
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(20);
-/// How often a draining queue is looked at.
+/// How long a reactor may take to begin a control job; it is busy for microseconds.
+const CALL_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long I/O in flight is waited for, of all queues together.
+pub(crate) const DRAIN_TIMEOUT: Duration = Duration::from_secs(12);
+/// How often draining queues are looked at.
 const DRAIN_STEP: Duration = Duration::from_micros(200);
 
 /// What a queue tells the control thread.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Event {
     /// An address without a mapping; the queue waits.
-    Unmapped { iova: u64 },
+    Unmapped { queue: u16, life: u64, iova: u64 },
     /// The queue gave up.
-    Broken { queue: u16, error: QueueError },
+    Broken { queue: u16, life: u64, error: QueueError },
 }
 
-/// The way from reactors to the control thread: bounded, never blocks. A queue has one open question at a time and
-/// breaks once, so two places per queue are enough.
+/// The way from reactors to the control thread: bounded, never blocks.
 pub(crate) struct Events {
     pub(crate) queue: ArrayQueue<Event>,
     pub(crate) wake: EventFd,
+    /// Grows with every interrupt sent: whoever waits for the disk sees by it that I/O still gets done.
+    pub(crate) progress: AtomicU64,
 }
 
 impl Events {
@@ -58,34 +60,43 @@ impl Events {
 struct Host {
     injector: Injector,
     events: Arc<Events>,
-    index: u16,
+    queue: u16,
+    life: u64,
 }
 
 impl QueueHost for Host {
     #[inline]
     fn interrupt(&mut self, _: &mut Ring) {
-        // Fails only while the device is being torn down, when nobody waits for it.
+        self.events.progress.fetch_add(1, Ordering::Relaxed);
+        // Fails when the driver is gone, and then nobody waits for it, or when the device is broken, which the control
+        // thread finds out and tells.
         let _ = self.injector.inject();
     }
     fn unmapped(&mut self, iova: u64) {
-        self.events.push(Event::Unmapped { iova });
+        self.events.push(Event::Unmapped { queue: self.queue, life: self.life, iova });
     }
     fn broken(&mut self, error: QueueError) {
-        self.events.push(Event::Broken { queue: self.index, error });
+        self.events.push(Event::Broken { queue: self.queue, life: self.life, error });
     }
 }
 
 /// One queue as the control thread sees it.
 pub(crate) struct Queue {
-    pub(crate) index: u16,
+    index: u16,
     reactor: Arc<Handle>,
     poller: Option<PollerId>,
+    /// Counts the starts, so that what an earlier life said is not taken for this one's.
+    life: u64,
     stats: QueueStats,
 }
 
 impl Queue {
     pub(crate) fn new(index: u16, reactor: Arc<Handle>) -> Self {
-        Self { index, reactor, poller: None, stats: QueueStats::new() }
+        Self { index, reactor, poller: None, life: 0, stats: QueueStats::new() }
+    }
+
+    pub(crate) fn index(&self) -> u16 {
+        self.index
     }
 
     /// The core it is served on.
@@ -97,12 +108,17 @@ impl Queue {
         self.poller.is_some()
     }
 
+    /// Whether it runs and is in this life.
+    pub(crate) fn lives(&self, life: u64) -> bool {
+        self.is_running() && self.life == life
+    }
+
     /// The account of all its lives that have ended.
     pub(crate) fn stats(&self) -> &QueueStats {
         &self.stats
     }
 
-    /// Starts it on its reactor.
+    /// Starts it on its reactor. When the bdev cannot be opened there, the queue serves errors and the reason is returned.
     pub(crate) fn start(
         &mut self,
         device: &Device,
@@ -111,21 +127,29 @@ impl Queue {
         bdev: &Arc<dyn Bdev>,
         map: Arc<MemoryMap>,
         config: RingConfig,
-    ) -> Result<(), Error> {
+    ) -> Result<Option<Error>, Error> {
+        self.life += 1;
         let (name, index) = (device.name().to_owned(), self.index);
-        let host = Host { injector: device.injector(self.index), events: events.clone(), index };
+        let host =
+            Host { injector: device.injector(index), events: events.clone(), queue: index, life: self.life };
         let (blk, bdev) = (blk.clone(), bdev.clone());
         let started = self.reactor.call(CALL_TIMEOUT, move |reactor| {
             let ring = &mut reactor.core.ring;
-            let channel = bdev
-                .open(ring, usize::from(config.size))
-                .map_err(|source| Error::Bdev { name: name.clone(), source })?;
+            let (channel, problem) = match bdev.open(ring, usize::from(config.size)) {
+                Ok(channel) => (channel, None),
+                Err(source) => {
+                    let broken: Box<dyn Channel> = Box::new(BrokenChannel);
+                    (broken, Some(Error::Bdev { name: name.clone(), source }))
+                }
+            };
             let queue = BlkQueue::new(&blk, channel, Box::new(host), map, config, ring)
                 .map_err(|source| Error::Queue { name, queue: index, source })?;
-            Ok(reactor.add(Box::new(queue)))
+            Ok((reactor.add(Box::new(queue)), problem))
         });
-        self.poller = Some(started.map_err(|source| Error::Reactor { name: device.name().into(), source })??);
-        Ok(())
+        let (id, problem) =
+            started.map_err(|source| Error::Reactor { name: device.name().into(), source })??;
+        self.poller = Some(id);
+        Ok(problem)
     }
 
     /// Hands a new map to it.
@@ -133,46 +157,49 @@ impl Queue {
         self.with(name, move |queue, ring| queue.set_memory(map, ring)).map(|_| ())
     }
 
-    /// Lets everything in flight finish while taking nothing new, and says where the avail ring stands.
-    pub(crate) fn settle(&self, name: &str) -> Result<u16, Error> {
-        self.with(name, |queue, _| queue.pause())?;
-        let deadline = Instant::now() + DRAIN_TIMEOUT;
-        loop {
-            let state = self.with(name, |queue, _| (queue.is_quiet(), queue.next_avail()))?;
-            match state {
-                Some((true, next_avail)) => return Ok(next_avail),
-                Some((false, _)) if Instant::now() >= deadline => {
-                    return Err(Error::NotQuiet {
-                        name: name.into(),
-                        queue: self.index,
-                        timeout: DRAIN_TIMEOUT,
-                    });
-                }
-                Some((false, _)) => std::thread::sleep(DRAIN_STEP),
-                None => return Ok(0),
-            }
-        }
+    /// Answers its question for `iova` with the map as it is now.
+    pub(crate) fn answer(&self, name: &str, iova: u64, map: Arc<MemoryMap>) -> Result<(), Error> {
+        self.with(name, move |queue, ring| queue.answer(iova, map, ring)).map(|_| ())
     }
 
-    /// Lets a settled queue go on.
+    /// Lets a paused queue go on.
     pub(crate) fn resume(&self, name: &str) -> Result<(), Error> {
         self.with(name, |queue, _| queue.resume()).map(|_| ())
     }
 
-    /// Drains it and takes it off its reactor; says where the avail ring stood.
-    pub(crate) fn stop(&mut self, name: &str) -> Result<u16, Error> {
-        let Some(id) = self.poller else { return Ok(0) };
-        let next_avail = self.settle(name)?;
-        let removed = self
-            .reactor
-            .call(CALL_TIMEOUT, move |reactor| reactor.remove::<BlkQueue>(id).map(|queue| queue.stats()))
-            .map_err(|source| Error::Reactor { name: name.into(), source })?;
-        self.poller = None;
-        match removed {
-            Some(stats) => self.stats.merge(&stats),
-            None => warn!("disk {name}: queue {} was gone from its reactor", self.index),
+    /// Takes it off its reactor, quiet or not: one with I/O in flight is abandoned there and holds `until_gone` for as
+    /// long as it lasts. Returns where the avail ring stood if it was quiet.
+    fn take_off(&mut self, name: &str, until_gone: &Arc<()>) -> Result<Option<u16>, Error> {
+        let Some(id) = self.poller.take() else { return Ok(None) };
+        let token = until_gone.clone();
+        let taken = self.reactor.call(CALL_TIMEOUT, move |reactor| {
+            let (queue, core) = reactor.poller::<BlkQueue>(id)?;
+            let (stats, next_avail, quiet) = (queue.stats(), queue.next_avail(), queue.is_quiet());
+            if quiet {
+                reactor.remove::<BlkQueue>(id);
+            } else {
+                queue.abandon(token, &mut core.ring);
+            }
+            Some((stats, quiet.then_some(next_avail)))
+        });
+        match taken {
+            Ok(Some((stats, stood))) => {
+                self.stats.merge(&stats);
+                Ok(stood)
+            }
+            Ok(None) => Err(Error::QueueGone { name: name.into(), queue: self.index }),
+            Err(source) => {
+                // The job did not run and never will: the queue is still there.
+                self.poller = Some(id);
+                Err(Error::Reactor { name: name.into(), source })
+            }
         }
-        Ok(next_avail)
+    }
+
+    /// Whether nothing is in flight, and where the avail ring stands.
+    fn state(&self, name: &str) -> Result<(bool, u16), Error> {
+        self.with(name, |queue, _| (queue.is_quiet(), queue.next_avail()))?
+            .ok_or(Error::QueueGone { name: name.into(), queue: self.index })
     }
 
     fn with<R: Send + 'static>(
@@ -187,4 +214,60 @@ impl Queue {
             })
             .map_err(|source| Error::Reactor { name: name.into(), source })
     }
+}
+
+/// Lets `queues` take nothing new and finish what is in flight, all together, for a bounded time. Returns where each
+/// stands that fell quiet.
+pub(crate) fn settle(name: &str, queues: &[Queue]) -> Vec<(u16, u16)> {
+    let deadline = Instant::now() + DRAIN_TIMEOUT;
+    let mut waiting: Vec<&Queue> = queues.iter().filter(|queue| queue.is_running()).collect();
+    for queue in &waiting {
+        if let Err(e) = queue.with(name, |queue, _| queue.pause()) {
+            warn!("{e}");
+        }
+    }
+    let mut settled = Vec::new();
+    loop {
+        waiting.retain(|queue| match queue.state(name) {
+            Ok((true, stands)) => {
+                settled.push((queue.index, stands));
+                false
+            }
+            Ok((false, _)) => true,
+            Err(e) => {
+                warn!("{e}");
+                false
+            }
+        });
+        if waiting.is_empty() || Instant::now() >= deadline {
+            return settled;
+        }
+        std::thread::sleep(DRAIN_STEP);
+    }
+}
+
+/// How a stop of all queues ended.
+pub(crate) struct Stopped {
+    /// Queues that were drained, and where they stood.
+    pub(crate) quiet: Vec<(u16, u16)>,
+    /// What went wrong with the others.
+    pub(crate) problems: Vec<Error>,
+}
+
+/// Drains all running queues and takes them off their reactors. Those that do not drain in time are abandoned.
+pub(crate) fn stop_all(name: &str, queues: &mut [Queue], until_gone: &Arc<()>) -> Stopped {
+    settle(name, queues);
+    let mut stopped = Stopped { quiet: Vec::new(), problems: Vec::new() };
+    for queue in queues.iter_mut().filter(|queue| queue.is_running()) {
+        match queue.take_off(name, until_gone) {
+            Ok(Some(stood)) => stopped.quiet.push((queue.index, stood)),
+            Ok(None) => stopped.problems.push(Error::NotQuiet {
+                name: name.into(),
+                queue: queue.index,
+                timeout: DRAIN_TIMEOUT,
+            }),
+            Err(e) => stopped.problems.push(e),
+        }
+    }
+    stopped
 }

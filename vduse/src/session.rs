@@ -12,6 +12,7 @@
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use spinblk_bdev::Bdev;
@@ -25,14 +26,21 @@ use crate::Error;
 use crate::address_space::AddressSpace;
 use crate::device::Device;
 use crate::message::{Message, Reply};
-use crate::queue::{Event, Events, Queue};
+use crate::queue::{Event, Events, Queue, settle, stop_all};
 use crate::sysfs::Attributes;
 use crate::uapi::RingState;
 
-/// The driver is ready (virtio 2.1).
+/// Bits of the device status (virtio 2.1).
 const DRIVER_OK: u8 = 4;
+const FEATURES_OK: u8 = 8;
+const FAILED: u8 = 0x80;
 /// Bit of VIRTIO_RING_F_EVENT_IDX.
 const EVENT_IDX: u32 = virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
+
+/// Problems kept for the report; more are only counted.
+const MAX_PROBLEMS: usize = 50;
+/// A pause after an error, so that one that stays does not make the loop spin.
+const ERROR_PAUSE: Duration = Duration::from_millis(10);
 
 /// One queue's account at the end.
 pub struct QueueReport {
@@ -64,6 +72,8 @@ pub(crate) struct Parts {
     /// CPUs that may take interrupts.
     pub(crate) irq_cpus: Vec<usize>,
     pub(crate) hugepages: Hugepages,
+    /// The largest ring that a driver may set up.
+    pub(crate) queue_size: u16,
 }
 
 /// The state of one disk.
@@ -75,11 +85,15 @@ pub(crate) struct Session {
     events: Arc<Events>,
     stop: Arc<AtomicBool>,
     irq_cpus: Vec<usize>,
+    queue_size: u16,
     space: AddressSpace,
     had_umem: bool,
     /// Queues whose rings are unmapped at the moment, and where they stood.
-    suspended: Vec<(usize, u16)>,
+    suspended: Vec<(u16, u16)>,
+    /// Shared with abandoned queues, which still use mappings and umem.
+    until_gone: Arc<()>,
     problems: Vec<String>,
+    problems_left_out: usize,
 }
 
 /// Where a queue begins.
@@ -95,10 +109,9 @@ enum Start {
 
 impl Session {
     pub(crate) fn new(parts: Parts) -> Self {
-        let Parts { device, blk, bdev, queues, events, stop, irq_cpus, hugepages } = parts;
-        let space = AddressSpace::new(device.clone(), hugepages);
-        let (suspended, problems) = (Vec::new(), Vec::new());
+        let Parts { device, blk, bdev, queues, events, stop, irq_cpus, hugepages, queue_size } = parts;
         Self {
+            space: AddressSpace::new(device.clone(), hugepages),
             device,
             blk,
             bdev,
@@ -106,35 +119,39 @@ impl Session {
             events,
             stop,
             irq_cpus,
-            space,
+            queue_size,
             had_umem: false,
-            suspended,
-            problems,
+            suspended: Vec::new(),
+            until_gone: Arc::new(()),
+            problems: Vec::new(),
+            problems_left_out: 0,
         }
     }
 
     /// Serves until told to stop, then stops the queues and reports.
     pub(crate) fn run(mut self) -> SessionReport {
         while !self.stop.load(Ordering::Acquire) {
-            if let Err(e) = self.step() {
-                self.problem(&e);
-                if matches!(e, Error::Broken { .. } | Error::MessageLength { .. }) {
-                    // No message will come any more; the queues go on until the disk is taken down.
-                    while !self.stop.load(Ordering::Acquire) {
-                        self.wait_for_event();
-                    }
+            let Err(e) = self.step() else { continue };
+            self.problem(&e);
+            if matches!(e, Error::Broken { .. } | Error::MessageLength { .. }) {
+                // No message will come any more; the queues go on until the disk is taken down.
+                while !self.stop.load(Ordering::Acquire) {
+                    self.wait_for_event();
                 }
             }
+            std::thread::sleep(ERROR_PAUSE);
         }
         self.stop_queues();
         self.had_umem |= self.space.has_umem();
-        self.space.close();
-        let queues = self
-            .queues
-            .iter()
-            .map(|q| QueueReport { index: q.index, core: q.core(), stats: q.stats().clone() })
-            .collect();
-        SessionReport { umem: self.had_umem, queues, problems: self.problems }
+        if self.problems_left_out > 0 {
+            self.problems.push(format!("disk {}: and {} more", self.device.name(), self.problems_left_out));
+        }
+        let report = |q: &Queue| QueueReport { index: q.index(), core: q.core(), stats: q.stats().clone() };
+        SessionReport {
+            umem: self.had_umem,
+            queues: self.queues.iter().map(report).collect(),
+            problems: std::mem::take(&mut self.problems),
+        }
     }
 
     fn step(&mut self) -> Result<(), Error> {
@@ -146,6 +163,7 @@ impl Session {
             && e != nix::errno::Errno::EINTR
         {
             warn!("disk {}: poll: {e}", self.device.name());
+            std::thread::sleep(ERROR_PAUSE);
         }
         // POLLERR comes at once and for good when the kernel gave the device up.
         let broken = fds[0].revents().is_some_and(|events| events.contains(PollFlags::POLLERR));
@@ -156,6 +174,8 @@ impl Session {
         while let Some(message) = self.device.read_message()? {
             let reply = self.handle(message);
             self.device.reply(message.request_id(), reply)?;
+            // Between messages, so that the events of one life of the queues never fill the room of the next.
+            self.take_events();
         }
         Ok(())
     }
@@ -170,12 +190,18 @@ impl Session {
         // Not readable is not an error: nobody woke us.
         let _ = self.events.wake.read();
         while let Some(event) = self.events.queue.pop() {
+            let (Event::Unmapped { queue, life, .. } | Event::Broken { queue, life, .. }) = event;
+            if !self.queues.get(usize::from(queue)).is_some_and(|q| q.lives(life)) {
+                continue;
+            }
             match event {
-                Event::Unmapped { iova } => self.map_for_queues(iova),
-                Event::Broken { queue, error } => {
-                    let e = Error::Queue { name: self.device.name().into(), queue, source: error };
-                    error!("{e}; it stays stopped until the driver resets the device");
-                    self.problems.push(e.to_string());
+                Event::Unmapped { iova, .. } => self.map_for(queue, iova),
+                Event::Broken { error, .. } => {
+                    info!(
+                        "disk {}: queue {queue} stays stopped until the driver resets it",
+                        self.device.name()
+                    );
+                    self.problem(&Error::Queue { name: self.device.name().into(), queue, source: error });
                 }
             }
         }
@@ -184,13 +210,7 @@ impl Session {
     fn handle(&mut self, message: Message) -> Reply {
         debug!("disk {}: {message:?}", self.device.name());
         let outcome = match message {
-            Message::SetStatus { status: 0, .. } => {
-                self.stop_queues();
-                self.suspended.clear();
-                self.space.forget();
-                Ok(Reply::Ok)
-            }
-            Message::SetStatus { status, .. } => self.start_queues(status).map(|()| Reply::Ok),
+            Message::SetStatus { status, .. } => self.set_status(status).map(|()| Reply::Ok),
             Message::UpdateIotlb { start, last, .. } => self.update_iotlb(start, last).map(|()| Reply::Ok),
             Message::GetVqState { queue, .. } => self.queue_state(queue),
             Message::SetVqGroupAsid { group: 0, asid: 0, .. } => Ok(Reply::Ok),
@@ -202,26 +222,48 @@ impl Session {
         })
     }
 
-    /// Starts every queue that the driver made ready, once it says DRIVER_OK.
-    fn start_queues(&mut self, status: u8) -> Result<(), Error> {
-        if status & DRIVER_OK == 0 {
+    /// DRIVER_OK starts the queues. A status without it means that the driver has reset the device, even if the reset
+    /// itself was never seen: the kernel withdraws a message whose sender is killed, and resets all the same.
+    ///
+    /// A driver takes no refusal after FEATURES_OK, so whatever may be refused is refused there.
+    fn set_status(&mut self, status: u8) -> Result<(), Error> {
+        if status & DRIVER_OK == 0 || status & FAILED != 0 {
+            self.stop_queues();
+            self.suspended.clear();
+            self.space.forget();
+            if status & FEATURES_OK != 0 && self.is_hanging() {
+                return Err(Error::StillHanging { name: self.device.name().into() });
+            }
             return Ok(());
         }
         self.steer_interrupts();
-        for index in 0..self.queues.len() {
-            if !self.queues[index].is_running() {
-                self.start_queue(index, Start::AsDriverSays)?;
+        for index in 0..self.queues.len() as u16 {
+            if self.queues[usize::from(index)].is_running() {
+                continue;
+            }
+            let stood = self.suspended.iter().position(|(suspended, _)| *suspended == index);
+            let start = match stood {
+                Some(at) => Start::At(self.suspended.swap_remove(at).1),
+                None => Start::AsDriverSays,
+            };
+            if let Err(e) = self.start_queue(index, start) {
+                self.problem(&e);
             }
         }
         Ok(())
     }
 
+    /// Whether I/O of abandoned queues is still out.
+    fn is_hanging(&self) -> bool {
+        Arc::strong_count(&self.until_gone) > 1
+    }
+
     /// Keeps the work items that run interrupt handlers off polled cores, which would starve them. Each probe of the
-    /// driver sets the mask anew, so this is the moment.
+    /// driver sets the mask anew, so DRIVER_OK is the moment.
     fn steer_interrupts(&self) {
         let set = |attributes: Attributes| {
-            (0..self.queues.len())
-                .try_for_each(|queue| attributes.set_irq_affinity(queue as u16, &self.irq_cpus))
+            (0..self.queues.len() as u16)
+                .try_for_each(|queue| attributes.set_irq_affinity(queue, &self.irq_cpus))
         };
         if let Err(e) = Attributes::new(self.device.name()).and_then(set) {
             // Kernels before 6.4 have no such knob.
@@ -229,12 +271,20 @@ impl Session {
         }
     }
 
-    /// Starts one queue if the driver made it ready.
-    fn start_queue(&mut self, index: usize, start: Start) -> Result<(), Error> {
-        let info = self.device.vq_info(index as u16)?;
+    /// Starts one queue; `false` when the driver did not make it ready.
+    fn start_queue(&mut self, index: u16, start: Start) -> Result<bool, Error> {
+        let name = self.device.name();
+        let info = self.device.vq_info(index)?;
         if !info.ready {
-            return Ok(());
+            return Ok(false);
         }
+        let size = u16::try_from(info.size).ok().filter(|&size| size <= self.queue_size);
+        let size = size.ok_or(Error::RingSize {
+            name: name.into(),
+            queue: index,
+            size: info.size,
+            max: self.queue_size,
+        })?;
         let addresses =
             RingAddresses { desc: info.desc_addr, avail: info.driver_addr, used: info.device_addr };
         for part in [addresses.desc, addresses.avail, addresses.used] {
@@ -245,14 +295,16 @@ impl Session {
             Start::At(index) => index,
             Start::WhereUsedStands => self.quiet_index(index, addresses)?,
         };
-        let config = RingConfig {
-            addresses,
-            size: u16::try_from(info.size).unwrap_or(0),
-            next_avail,
-            event_idx: self.device.features()? & 1 << EVENT_IDX != 0,
-        };
-        debug!("disk {}: queue {index} starts: {config:x?}", self.device.name());
-        self.queues[index].start(&self.device, &self.events, &self.blk, &self.bdev, self.space.map(), config)
+        let event_idx = self.device.features()? & 1 << EVENT_IDX != 0;
+        let config = RingConfig { addresses, size, next_avail, event_idx };
+        debug!("disk {name}: queue {index} starts: {config:x?}");
+        let queue = &mut self.queues[usize::from(index)];
+        let problem =
+            queue.start(&self.device, &self.events, &self.blk, &self.bdev, self.space.map(), config)?;
+        if let Some(e) = problem {
+            self.problem(&e);
+        }
+        Ok(true)
     }
 
     /// Goes on with the queues of a device that another process served until it died.
@@ -260,49 +312,55 @@ impl Session {
     /// # Errors
     /// [`Error::InFlight`] when a queue has requests whose fate nobody knows.
     pub(crate) fn take_over(&mut self) -> Result<(), Error> {
-        let started =
-            (0..self.queues.len()).try_for_each(|index| self.start_queue(index, Start::WhereUsedStands));
-        if started.is_err() {
-            self.stop_queues();
+        self.steer_interrupts();
+        for index in 0..self.queues.len() as u16 {
+            if self.start_queue(index, Start::WhereUsedStands)? {
+                // Used entries may have been shown without the interrupt that was to follow.
+                let _ = self.device.injector(index).inject();
+            }
         }
-        started
+        Ok(())
     }
 
     /// The used index of a ring in which nothing is in flight.
-    fn quiet_index(&self, index: usize, at: RingAddresses) -> Result<u16, Error> {
+    fn quiet_index(&self, queue: u16, at: RingAddresses) -> Result<u16, Error> {
         let map = self.space.map();
-        let (avail, used) = (map.read_u16(at.avail + 2), map.read_u16(at.used + 2));
+        let (avail, used) = (map.read_u16(at.avail.wrapping_add(2)), map.read_u16(at.used.wrapping_add(2)));
         let (avail, used) = (avail.unwrap_or(0), used.unwrap_or(0));
         if avail != used {
             let requests = avail.wrapping_sub(used);
-            return Err(Error::InFlight { name: self.device.name().into(), queue: index, requests });
+            return Err(Error::InFlight { name: self.device.name().into(), queue, requests });
         }
         Ok(used)
     }
 
-    fn stop_queues(&mut self) {
-        for index in 0..self.queues.len() {
-            if let Err(e) = self.queues[index].stop(self.device.name()) {
-                self.problem(&e);
-            }
+    /// Stops all queues and says where the drained ones stood.
+    fn stop_queues(&mut self) -> Vec<(u16, u16)> {
+        let stopped = stop_all(self.device.name(), &mut self.queues, &self.until_gone);
+        for e in &stopped.problems {
+            self.problem(e);
         }
+        stopped.quiet
     }
 
-    /// A queue met an address that is not mapped: map it, and hand the map to all queues, which will meet it next. The map
-    /// is handed over even when nothing was found, so that the queue stops waiting and fails that one request.
-    fn map_for_queues(&mut self, iova: u64) {
-        match self.space.resolve(iova) {
-            Ok(true) => {}
-            Ok(false) => {
-                info!(
-                    "disk {}: the driver named IOVA {iova:#x}, where nothing is mapped",
-                    self.device.name()
-                );
-            }
-            Err(e) => self.problem(&e),
+    /// A queue met an address that is not mapped: map it, and hand the map to all queues, which will meet it next. When
+    /// nothing is there, the map goes back to that queue alone, so that it stops waiting and fails that one request.
+    fn map_for(&mut self, queue: u16, iova: u64) {
+        let found = self.space.resolve(iova).unwrap_or_else(|e| {
+            self.problem(&e);
+            false
+        });
+        if !found {
+            debug!("disk {}: the driver named IOVA {iova:#x}, where nothing is mapped", self.device.name());
         }
         for index in 0..self.queues.len() {
-            if let Err(e) = self.queues[index].set_memory(self.device.name(), self.space.map()) {
+            let (name, map, other) = (self.device.name(), self.space.map(), &self.queues[index]);
+            let told = match index == usize::from(queue) {
+                true => other.answer(name, iova, map),
+                false if found => other.set_memory(name, map),
+                false => Ok(()),
+            };
+            if let Err(e) = told {
                 self.problem(&e);
             }
         }
@@ -312,38 +370,61 @@ impl Session {
     /// again where they stood, with the new mappings.
     fn update_iotlb(&mut self, start: u64, last: u64) -> Result<(), Error> {
         debug!("disk {}: mappings of {start:#x}..={last:#x} changed", self.device.name());
-        for index in 0..self.queues.len() {
-            if self.queues[index].is_running() {
-                self.suspended.push((index, self.queues[index].stop(self.device.name())?));
-            }
-        }
+        let stood = self.stop_queues();
+        self.suspended.extend(stood);
         self.space.forget();
         for (index, next_avail) in std::mem::take(&mut self.suspended) {
-            if let Err(e) = self.start_queue(index, Start::At(next_avail)) {
-                // Its ring may be on the move: the next change may bring it back.
-                info!("{e}; queue {index} waits for the next change of mappings");
-                self.suspended.push((index, next_avail));
+            match self.start_queue(index, Start::At(next_avail)) {
+                Ok(true) => {}
+                Ok(false) => self.suspended.push((index, next_avail)),
+                Err(e) => {
+                    // Its ring may be on the move: the next change may bring it back.
+                    info!("{e}; queue {index} waits for the next change of mappings");
+                    self.suspended.push((index, next_avail));
+                }
             }
+        }
+        if self.is_hanging() {
+            return Err(Error::StillHanging { name: self.device.name().into() });
         }
         Ok(())
     }
 
     /// The avail index of a queue, with nothing in flight at that moment.
     fn queue_state(&mut self, index: u32) -> Result<Reply, Error> {
-        let Some(queue) = self.queues.get(index as usize) else { return Ok(Reply::Failed) };
         let name = self.device.name();
+        let known = usize::try_from(index).ok().and_then(|at| self.queues.get_mut(at));
+        let Some(queue) = known else { return Ok(Reply::Failed) };
+        let number = queue.index();
+        let stood = self.suspended.iter().find(|(suspended, _)| *suspended == number);
         let avail_index = if queue.is_running() {
-            let avail_index = queue.settle(name);
+            let settled = settle(name, std::slice::from_ref(queue));
             queue.resume(name)?;
-            avail_index?
+            let not_quiet =
+                || Error::NotQuiet { name: name.into(), queue: number, timeout: crate::queue::DRAIN_TIMEOUT };
+            settled.first().ok_or_else(not_quiet)?.1
+        } else if let Some((_, stood)) = stood {
+            *stood
         } else {
-            self.device.vq_info(index as u16)?.start.avail_index()
+            self.device.vq_info(number)?.start.avail_index()
         };
         Ok(Reply::VqState { queue: index, state: RingState::split(avail_index) })
     }
 
     fn problem(&mut self, error: &Error) {
         error!("{error}");
-        self.problems.push(error.to_string());
+        if self.problems.len() < MAX_PROBLEMS {
+            self.problems.push(error.to_string());
+        } else {
+            self.problems_left_out += 1;
+        }
+    }
+}
+
+impl Drop for Session {
+    /// Also on the way out of a panic: queues must not outlive the memory that they work on.
+    fn drop(&mut self) {
+        self.stop_queues();
+        self.space.close(self.is_hanging());
     }
 }

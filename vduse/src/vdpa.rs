@@ -90,6 +90,17 @@ pub(crate) fn bounded<T: Send + 'static>(
     timeout: Duration,
     call: impl FnOnce() -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Error> {
+    bounded_while(name, action, timeout, &|| 0, call)
+}
+
+/// As [`bounded`], but gives up only when `progress` has stayed the same for `idle_timeout`.
+pub(crate) fn bounded_while<T: Send + 'static>(
+    name: &str,
+    action: &'static str,
+    idle_timeout: Duration,
+    progress: &dyn Fn() -> u64,
+    call: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
     let (sender, receiver) = mpsc::sync_channel(1);
     std::thread::Builder::new()
         .name("vdpa".into())
@@ -98,9 +109,14 @@ pub(crate) fn bounded<T: Send + 'static>(
             let _ = sender.send(call());
         })
         .map_err(|source| Error::Thread { name: name.into(), action, source })?;
-    receiver
-        .recv_timeout(timeout)
-        .unwrap_or_else(|_| Err(Error::TimedOut { name: name.into(), action, timeout }))
+    loop {
+        let before = progress();
+        match receiver.recv_timeout(idle_timeout) {
+            Ok(outcome) => return outcome,
+            Err(mpsc::RecvTimeoutError::Timeout) if progress() != before => {}
+            Err(_) => return Err(Error::TimedOut { name: name.into(), action, timeout: idle_timeout }),
+        }
+    }
 }
 
 #[derive(Debug)]

@@ -7,11 +7,12 @@
 use spinblk_bdev::Segment;
 use spinblk_reactor::BufId;
 
+use crate::memory::CoreMemory;
 use crate::split::{Descriptor, SplitQueue, common_buf};
-use crate::{CoreMemory, MAX_SEGMENTS as MAX};
 
 /// Segments that a chain may have after translation: 126 of data, a header and a status in several pieces.
 pub const MAX_SEGMENTS: usize = 144;
+const MAX: usize = MAX_SEGMENTS;
 
 /// What is wrong with a chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -43,14 +44,15 @@ pub enum ChainFault {
 }
 
 /// A translated chain, in place; made once per request slot and used again and again.
-pub struct Chain {
+pub(crate) struct Chain {
     segments: [Segment; MAX],
     bufs: [Option<BufId>; MAX],
     readable: usize,
     count: usize,
     writable_bytes: u64,
     fault: Option<ChainFault>,
-    last_writable: Option<(*mut u8, u64)>,
+    /// The last device-writable byte so far.
+    status: Option<*mut u8>,
 }
 
 impl Default for Chain {
@@ -62,7 +64,7 @@ impl Default for Chain {
             count: 0,
             writable_bytes: 0,
             fault: None,
-            last_writable: None,
+            status: None,
         }
     }
 }
@@ -73,14 +75,20 @@ impl Chain {
     /// # Errors
     /// A fault of structure: the walk could not be finished, and nothing of the chain may be used.
     /// Faults of single buffers are in [`fault`](Self::fault).
-    pub fn walk(&mut self, queue: &SplitQueue, memory: &mut CoreMemory, head: u16) -> Result<(), ChainFault> {
+    pub(crate) fn walk(
+        &mut self,
+        queue: &SplitQueue,
+        memory: &mut CoreMemory,
+        head: u16,
+    ) -> Result<(), ChainFault> {
         self.readable = 0;
         self.count = 0;
         self.writable_bytes = 0;
         self.fault = None;
-        self.last_writable = None;
+        self.status = None;
         let mut index = head;
-        for _ in 0..queue.size() {
+        // No request needs more descriptors than segments, and each makes one: more work than that is refused.
+        for _ in 0..queue.size().min(MAX as u16 + 1) {
             let desc = queue.descriptor(index).ok_or(ChainFault::BadIndex(index))?;
             if desc.flags & Descriptor::INDIRECT != 0 {
                 if desc.flags & Descriptor::NEXT != 0 {
@@ -94,7 +102,7 @@ impl Chain {
             }
             index = desc.next;
         }
-        Err(ChainFault::Loop)
+        Err(if usize::from(queue.size()) > MAX { ChainFault::TooMany } else { ChainFault::Loop })
     }
 
     fn walk_table(&mut self, memory: &mut CoreMemory, table: Descriptor) -> Result<(), ChainFault> {
@@ -127,33 +135,48 @@ impl Chain {
         Err(if entries as usize > MAX { ChainFault::TooMany } else { ChainFault::Loop })
     }
 
-    /// Adds one buffer, cut where mappings end.
+    /// Adds one buffer. The road of nearly all: it lies in one mapping, the one that was hit last.
     #[inline]
     fn add(&mut self, memory: &mut CoreMemory, desc: Descriptor) {
         let writable = desc.flags & Descriptor::WRITE != 0;
+        let len_bytes = u64::from(desc.len_bytes);
+        match memory.locate(desc.iova) {
+            // An empty buffer wraps around to a very long one.
+            Some(at) if len_bytes.wrapping_sub(1) < at.len_bytes && (writable || self.status.is_none()) => {
+                self.place(at.host, len_bytes, at.buf, writable);
+            }
+            _ => self.add_slowly(memory, desc, writable),
+        }
+    }
+
+    /// Adds a buffer that is faulty or spans mappings: cut where they end.
+    #[cold]
+    #[inline(never)]
+    fn add_slowly(&mut self, memory: &mut CoreMemory, desc: Descriptor, writable: bool) {
         if desc.len_bytes == 0 {
             return self.note(ChainFault::Empty);
         }
-        if !writable && self.last_writable.is_some() {
+        if !writable && self.status.is_some() {
             return self.note(ChainFault::Order);
         }
         let (mut iova, mut left) = (desc.iova, u64::from(desc.len_bytes));
-        while left > 0 {
+        while left > 0 && self.fault != Some(ChainFault::TooMany) {
             let Some(at) = memory.locate(iova) else { return self.note(ChainFault::Unmapped(iova)) };
             let len_bytes = left.min(at.len_bytes);
-            if writable {
-                self.last_writable = Some((at.host, len_bytes));
-                self.writable_bytes += len_bytes;
-            }
-            self.push(at.host, len_bytes as usize, at.buf, writable);
+            self.place(at.host, len_bytes, at.buf, writable);
             left -= len_bytes;
-            // A buffer may end at the top of the address space, not go on from its bottom.
-            match iova.checked_add(len_bytes) {
-                Some(next) => iova = next,
-                None if left == 0 => {}
-                None => return self.note(ChainFault::Unmapped(u64::MAX)),
-            }
+            // Past the top of the address space there is nothing, and nothing is mapped at its last byte.
+            iova = iova.saturating_add(len_bytes);
         }
+    }
+
+    #[inline]
+    fn place(&mut self, host: *mut u8, len_bytes: u64, buf: Option<BufId>, writable: bool) {
+        if writable {
+            self.status = Some(host.wrapping_add(len_bytes as usize - 1));
+            self.writable_bytes += len_bytes;
+        }
+        self.push(host, len_bytes as usize, buf, writable);
     }
 
     #[inline]
@@ -187,27 +210,27 @@ impl Chain {
     /// What is wrong with one of its buffers, if anything.
     #[inline]
     #[must_use]
-    pub fn fault(&self) -> Option<ChainFault> {
+    pub(crate) fn fault(&self) -> Option<ChainFault> {
         self.fault
     }
 
     /// Bytes that the device may write.
     #[inline]
     #[must_use]
-    pub fn writable_bytes(&self) -> u64 {
+    pub(crate) fn writable_bytes(&self) -> u64 {
         self.writable_bytes
     }
 
     /// The last device-writable byte: where virtio-blk wants the status (5.2.6).
     #[inline]
     #[must_use]
-    pub fn last_writable_byte(&self) -> Option<*mut u8> {
-        self.last_writable.map(|(host, len_bytes)| host.wrapping_add(len_bytes as usize - 1))
+    pub(crate) fn last_writable_byte(&self) -> Option<*mut u8> {
+        self.status
     }
 
     /// Takes `out.len()` bytes off the front of the readable part, copying them; false when there are not so many.
     #[inline]
-    pub fn take_readable(&mut self, cursor: &mut Cursor, out: &mut [u8]) -> bool {
+    pub(crate) fn take_readable(&mut self, cursor: &mut Cursor, out: &mut [u8]) -> bool {
         let mut done = 0;
         while done < out.len() {
             if cursor.0 >= self.readable {
@@ -231,7 +254,7 @@ impl Chain {
     /// The readable segments from the cursor on, and the registered buffer that holds them all.
     #[inline]
     #[must_use]
-    pub fn readable_from(&self, cursor: &Cursor) -> (&[Segment], Option<BufId>) {
+    pub(crate) fn readable_from(&self, cursor: &Cursor) -> (&[Segment], Option<BufId>) {
         self.part(cursor.0.min(self.readable), self.readable)
     }
 
@@ -239,7 +262,7 @@ impl Chain {
     /// off, so call it once.
     #[inline]
     #[must_use]
-    pub fn writable_data(&mut self) -> (&[Segment], Option<BufId>) {
+    pub(crate) fn writable_data(&mut self) -> (&[Segment], Option<BufId>) {
         let mut end = self.count;
         if end > self.readable {
             let last = &mut self.segments[end - 1];
@@ -262,7 +285,7 @@ impl Chain {
 
 /// How far the readable part was consumed.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Cursor(usize);
+pub(crate) struct Cursor(usize);
 
 /// Copies guest memory, reading each byte once.
 ///

@@ -1,5 +1,7 @@
 //! What ends a queue.
 
+use crate::chain::ChainFault;
+
 /// Why a queue cannot go on; it stays stopped until the driver resets the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum QueueError {
@@ -43,6 +45,15 @@ pub enum QueueError {
         head: u16,
         /// Entries of the table.
         size: u16,
+    },
+    /// A chain that cannot be walked to its end, so that its status byte cannot be found. Returning it unanswered could be
+    /// taken for success.
+    #[error("the chain at descriptor {head}: {fault}")]
+    BadChain {
+        /// Its head.
+        head: u16,
+        /// What is wrong.
+        fault: ChainFault,
     },
     /// A head that is in flight already.
     #[error("avail entry names descriptor {head}, which is still in flight")]

@@ -30,7 +30,7 @@ mod split;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 
-pub use chain::{Chain, ChainFault, MAX_SEGMENTS};
+pub use chain::{ChainFault, MAX_SEGMENTS};
 pub use error::QueueError;
-pub use memory::{CoreMemory, MemoryMap, Region};
-pub use split::{RingAddresses, RingConfig, SplitQueue};
+pub use memory::{MemoryMap, Region};
+pub use split::{RingAddresses, RingConfig};

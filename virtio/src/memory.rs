@@ -123,13 +123,13 @@ impl MemoryMap {
 
 /// Where an IOVA lies.
 #[derive(Clone, Copy, Debug)]
-pub struct Location {
+pub(crate) struct Location {
     /// Host address of the byte.
-    pub host: *mut u8,
+    pub(crate) host: *mut u8,
     /// Mapped bytes from there on.
-    pub len_bytes: u64,
+    pub(crate) len_bytes: u64,
     /// The registered buffer that holds them.
-    pub buf: Option<BufId>,
+    pub(crate) buf: Option<BufId>,
 }
 
 struct Piece {
@@ -141,7 +141,7 @@ struct Piece {
 
 /// One queue's view of a map, on its core. Lookups touch one cache line when they hit the region of the last one.
 #[derive(Default)]
-pub struct CoreMemory {
+pub(crate) struct CoreMemory {
     pieces: Vec<Piece>,
     last_hit: usize,
     /// Keeps the mappings alive.
@@ -151,7 +151,7 @@ pub struct CoreMemory {
 impl CoreMemory {
     /// Takes up a map and registers its data regions with the core's ring. Control path.
     #[must_use]
-    pub fn new(map: Arc<MemoryMap>, ring: &mut Ring) -> Self {
+    pub(crate) fn new(map: Arc<MemoryMap>, ring: &mut Ring) -> Self {
         let mut pieces = Vec::new();
         for region in map.regions() {
             let mut offset = 0;
@@ -173,7 +173,7 @@ impl CoreMemory {
     }
 
     /// Gives the registered buffers back. Call it before dropping, with no I/O in flight.
-    pub fn release(&mut self, ring: &mut Ring) {
+    pub(crate) fn release(&mut self, ring: &mut Ring) {
         for buf in self.pieces.drain(..).filter_map(|piece| piece.buf) {
             ring.release_buffer(buf);
         }
@@ -182,7 +182,7 @@ impl CoreMemory {
 
     /// Where `iova` lies; `None` where nothing is mapped.
     #[inline]
-    pub fn locate(&mut self, iova: u64) -> Option<Location> {
+    pub(crate) fn locate(&mut self, iova: u64) -> Option<Location> {
         if let Some(found) = self.pieces.get(self.last_hit).and_then(|piece| piece.locate(iova)) {
             return Some(found);
         }
@@ -193,10 +193,25 @@ impl CoreMemory {
         Some(found)
     }
 
-    /// The host address of `[iova, iova + len_bytes)` when it lies in one region.
+    /// The host address of `[iova, iova + len_bytes)` when it is mapped in one stretch.
     #[must_use]
-    pub fn contiguous(&mut self, iova: u64, len_bytes: u64) -> Option<*mut u8> {
-        self.locate(iova).filter(|at| at.len_bytes >= len_bytes).map(|at| at.host)
+    pub(crate) fn contiguous(&mut self, iova: u64, len_bytes: u64) -> Option<*mut u8> {
+        let first = self.locate(iova)?;
+        let mut have_bytes = first.len_bytes;
+        // Long regions are cut into pieces, which lie side by side.
+        while have_bytes < len_bytes {
+            let next = self.locate(iova.checked_add(have_bytes)?)?;
+            if next.host != first.host.wrapping_add(have_bytes as usize) {
+                return None;
+            }
+            have_bytes += next.len_bytes;
+        }
+        Some(first.host)
+    }
+
+    /// The map, to keep its mappings alive.
+    pub(crate) fn map(&self) -> &Arc<MemoryMap> {
+        &self.map
     }
 }
 
@@ -263,5 +278,7 @@ mod tests {
         assert_eq!(memory.pieces.len(), 4);
         assert_eq!(memory.locate(PIECE_BYTES - 1).unwrap().len_bytes, 1);
         assert_eq!(memory.locate(3 * PIECE_BYTES).unwrap().len_bytes, 5);
+        assert!(memory.contiguous(PIECE_BYTES - 8, 16).is_some(), "across a cut");
+        assert!(memory.contiguous(3 * PIECE_BYTES, 6).is_none());
     }
 }

@@ -18,7 +18,8 @@ use std::sync::atomic::{AtomicU16, Ordering, fence};
 
 use spinblk_reactor::BufId;
 
-use crate::{CoreMemory, QueueError};
+use crate::QueueError;
+use crate::memory::CoreMemory;
 
 const DESC_BYTES: u64 = 16;
 /// avail.flags: the driver wants no interrupt (2.7.6).
@@ -109,7 +110,7 @@ impl Descriptor {
 
 /// The device's end of a split virtqueue. The mapped ring must outlive it: whoever owns it keeps the [`CoreMemory`]
 /// that it was made from.
-pub struct SplitQueue {
+pub(crate) struct SplitQueue {
     desc: *const u8,
     avail: *const u8,
     used: *mut u8,
@@ -126,12 +127,12 @@ pub struct SplitQueue {
 }
 
 impl SplitQueue {
-    /// Finds the ring in `memory` and starts at `next_avail`. The used index starts there too: the two are the same
-    /// number when nothing is in flight.
+    /// Finds the ring in `memory` and starts at `next_avail`. Used entries go on behind those that the ring holds, which is
+    /// the same number when nothing is in flight.
     ///
     /// # Errors
     /// [`QueueError`] when the size or an address is bad.
-    pub fn new(memory: &mut CoreMemory, config: RingConfig) -> Result<Self, QueueError> {
+    pub(crate) fn new(memory: &mut CoreMemory, config: RingConfig) -> Result<Self, QueueError> {
         let RingConfig { addresses: at, size, next_avail, event_idx } = config;
         if !size.is_power_of_two() {
             return Err(QueueError::BadSize(size));
@@ -160,23 +161,25 @@ impl SplitQueue {
             size,
             event_idx,
             next_avail,
-            next_used: next_avail,
-            published_used: next_avail,
+            next_used: 0,
+            published_used: 0,
             avail_event: 0,
         };
+        queue.next_used = u16::from_le(queue.used_word(1).load(Ordering::Relaxed));
+        queue.published_used = queue.next_used;
         queue.suppress_kicks();
         Ok(queue)
     }
 
     /// Entries in the ring.
     #[must_use]
-    pub fn size(&self) -> u16 {
+    pub(crate) fn size(&self) -> u16 {
         self.size
     }
 
     /// The avail index that the device takes next.
     #[must_use]
-    pub fn next_avail(&self) -> u16 {
+    pub(crate) fn next_avail(&self) -> u16 {
         self.next_avail
     }
 
@@ -185,7 +188,7 @@ impl SplitQueue {
     /// # Errors
     /// [`QueueError::AvailOverrun`] when the driver claims more than the ring holds.
     #[inline]
-    pub fn waiting(&self) -> Result<u16, QueueError> {
+    pub(crate) fn waiting(&self) -> Result<u16, QueueError> {
         let index = u16::from_le(self.avail_word(1).load(Ordering::Acquire));
         let waiting = index.wrapping_sub(self.next_avail);
         if waiting > self.size {
@@ -199,7 +202,7 @@ impl SplitQueue {
     /// # Errors
     /// [`QueueError::BadHead`] when it is beyond the table.
     #[inline]
-    pub fn peek(&self) -> Result<u16, QueueError> {
+    pub(crate) fn peek(&self) -> Result<u16, QueueError> {
         let slot = self.next_avail & (self.size - 1);
         // Relaxed: ordered by the Acquire load of the index.
         let head = u16::from_le(self.avail_word(2 + usize::from(slot)).load(Ordering::Relaxed));
@@ -208,7 +211,7 @@ impl SplitQueue {
 
     /// Takes the entry that [`peek`](Self::peek) showed.
     #[inline]
-    pub fn advance(&mut self) {
+    pub(crate) fn advance(&mut self) {
         self.next_avail = self.next_avail.wrapping_add(1);
     }
 
@@ -219,10 +222,10 @@ impl SplitQueue {
         (index < self.size).then(|| unsafe { Descriptor::read(self.desc, index) })
     }
 
-    /// Writes one used entry; the driver sees it after [`publish`](Self::publish). At most `size` may be unpublished,
-    /// which holds because no more heads than that are in flight.
+    /// Writes one used entry; the driver sees it after [`publish`](Self::publish). A driver that offers a head again
+    /// before it was returned can make more than `size` of them and lose entries, its own only.
     #[inline]
-    pub fn push_used(&mut self, head: u16, written_bytes: u32) {
+    pub(crate) fn push_used(&mut self, head: u16, written_bytes: u32) {
         let slot = usize::from(self.next_used & (self.size - 1));
         let entry = (u64::from(head) | u64::from(written_bytes) << 32).to_le();
         // SAFETY: `new` found 6 + 8 * size bytes mapped at `used`, and slot < size. Nobody reads the entry before the
@@ -234,13 +237,13 @@ impl SplitQueue {
     /// Whether there are used entries that the driver has not been shown.
     #[inline]
     #[must_use]
-    pub fn has_unpublished(&self) -> bool {
+    pub(crate) fn has_unpublished(&self) -> bool {
         self.next_used != self.published_used
     }
 
     /// Shows the driver all used entries written so far and says whether it wants an interrupt for them.
     #[inline]
-    pub fn publish(&mut self) -> bool {
+    pub(crate) fn publish(&mut self) -> bool {
         let (old, new) = (self.published_used, self.next_used);
         self.used_word(1).store(new.to_le(), Ordering::Release);
         self.published_used = new;

@@ -421,6 +421,7 @@ impl Rig {
     pub fn on(mut core: Box<Core>, driver: Driver, bdev: &dyn Bdev) -> Self {
         let options = DeviceOptions {
             queues: 1,
+            queue_size: driver.size,
             serial: "spinblk-test-serial".into(),
             indirect: true,
             event_idx: driver.event_idx,

@@ -94,9 +94,9 @@ fn a_request_without_a_status_byte_does_nothing() {
     assert_eq!(rig.driver.buffer(head, 1), [0; 513], "nothing was written");
 }
 
-/// Chains that cannot be walked come back with nothing written; the queue goes on.
+/// Chains that cannot be walked to their status byte stop the queue: returned unanswered, they could pass for success.
 #[test]
-fn broken_chains_come_back_empty() {
+fn chains_without_an_end_stop_the_queue() {
     type Break = fn(&Driver);
     let breaks: [(&str, Break); 6] = [
         ("a loop", |d| {
@@ -116,8 +116,9 @@ fn broken_chains_come_back_empty() {
         let mut rig = rig();
         breaks(&rig.driver);
         rig.driver.make_available(7);
-        assert_eq!(rig.drain(), [(7, 0)], "{what}");
-        assert_alive(&mut rig);
+        assert_eq!(rig.drain(), [], "{what}");
+        assert_eq!(rig.log.broken.load(Ordering::Relaxed), 1, "{what}");
+        assert_eq!(rig.driver.kicks(), 0);
     }
 }
 
@@ -149,10 +150,13 @@ fn faulty_buffers_are_answered_with_an_error() {
         rig.driver.write_descriptor(5, status, 1, WRITE, 0);
         rig.driver.make_available(7);
         let mut got = rig.drain();
-        while got.is_empty() {
-            // Parked: the host has no more memory to offer.
+        if got.is_empty() {
+            // Parked: the host has no more memory to offer. An answer to another queue does not count.
             assert_eq!(rig.log.unmapped.load(Ordering::Relaxed), 1, "{what}");
             rig.queue.set_memory(rig.driver.memory_map(), &mut rig.core.ring);
+            assert!(rig.drain().is_empty(), "{what}: failed on somebody else's answer");
+            let iova = rig.log.last_unmapped.load(Ordering::Relaxed);
+            rig.queue.answer(iova, rig.driver.memory_map(), &mut rig.core.ring);
             got = rig.drain();
         }
         assert_eq!(got, [(7, 0)], "{what}");

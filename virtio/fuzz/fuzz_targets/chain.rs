@@ -109,7 +109,10 @@ fn play(rig: &mut Rig, step: &Step) {
         Step::Poll => {
             rig.poll();
         }
-        Step::Remap => rig.queue.set_memory(rig.driver.memory_map(), &mut rig.core.ring),
+        Step::Remap => {
+            let iova = rig.log.last_unmapped.load(Ordering::Relaxed);
+            rig.queue.answer(iova, rig.driver.memory_map(), &mut rig.core.ring);
+        }
     }
 }
 
@@ -130,7 +133,7 @@ fuzz_target!(|input: (bool, u16, Vec<Step>)| {
         }
         // Whatever happened, the device comes to rest.
         for _ in 0..100 {
-            rig.queue.set_memory(rig.driver.memory_map(), &mut rig.core.ring);
+            play(&mut rig, &Step::Remap);
             rig.poll();
         }
         assert!(rig.queue.is_quiet(), "a synchronous bdev leaves nothing in flight");

@@ -7,16 +7,18 @@ use super::request::{MAX_DISCARD_SECTORS, SECTOR_BYTES, SERIAL_BYTES};
 
 /// Size of `struct virtio_blk_config` up to and including write_zeroes_may_unmap and its padding (5.2.4).
 const CONFIG_BYTES: usize = 60;
-/// Data segments per request; a header and a status come on top.
-const SEG_MAX: u32 = 126;
+/// Data segments per request at most; a header and a status come on top.
+pub(super) const SEG_MAX: u32 = 126;
 /// Longest segment: VDUSE's cache of free bounce addresses keeps those up to 128 KiB.
-const SIZE_MAX_BYTES: u32 = 128 << 10;
+pub(super) const SIZE_MAX_BYTES: u32 = 128 << 10;
 
 /// What the configuration decides about a device, beyond its bdev.
 #[derive(Clone, Debug)]
 pub struct DeviceOptions {
     /// Virtqueues.
     pub queues: u16,
+    /// Entries of each.
+    pub queue_size: u16,
     /// What the guest reads as the disk's serial; cut to 20 bytes.
     pub serial: String,
     /// Whether to offer indirect descriptors.
@@ -84,6 +86,12 @@ impl Device {
         offered.iter().filter(|(_, on)| *on).fold(0, |bits, (bit, _)| bits | 1 << bit)
     }
 
+    /// No chain may be longer than the queue (2.7.5.3.1), and without indirect tables none could be: a driver that was
+    /// promised more would wait for ever for descriptors.
+    fn seg_max(&self) -> u32 {
+        u32::from(self.options.queue_size.saturating_sub(2)).clamp(1, SEG_MAX)
+    }
+
     /// The configuration space, little-endian (5.2.4).
     #[must_use]
     pub fn config_space(&self) -> [u8; CONFIG_BYTES] {
@@ -94,7 +102,7 @@ impl Device {
         let mut put = |at: usize, bytes: &[u8]| space[at..at + bytes.len()].copy_from_slice(bytes);
         put(0, &(info.size_bytes() / SECTOR_BYTES).to_le_bytes()); // capacity, in sectors
         put(8, &SIZE_MAX_BYTES.to_le_bytes());
-        put(12, &SEG_MAX.to_le_bytes());
+        put(12, &self.seg_max().to_le_bytes());
         put(20, &info.block_size.to_le_bytes());
         put(24, &[physical_exp as u8, 0]); // physical block exponent, alignment offset
         put(26, &1u16.to_le_bytes()); // smallest I/O that is no loss, in blocks
@@ -121,7 +129,13 @@ mod tests {
     fn device(configure: impl FnOnce(&mut Info)) -> Device {
         let mut info = Info::new("t", 1 << 20, 4096).unwrap();
         configure(&mut info);
-        let options = DeviceOptions { queues: 3, serial: "SER".into(), indirect: true, event_idx: true };
+        let options = DeviceOptions {
+            queues: 3,
+            queue_size: 256,
+            serial: "SER".into(),
+            indirect: true,
+            event_idx: true,
+        };
         Device::new(info, options)
     }
 
@@ -172,7 +186,15 @@ mod tests {
     fn serials_are_cut_and_padded() {
         assert_eq!(&device(|_| {}).serial()[..4], b"SER\0");
         let info = Info::new("t", 1 << 20, 512).unwrap();
-        let options = DeviceOptions { queues: 1, serial: "x".repeat(30), indirect: true, event_idx: true };
-        assert_eq!(Device::new(info, options).serial(), [b'x'; 20]);
+        let options = DeviceOptions {
+            queues: 1,
+            queue_size: 16,
+            serial: "x".repeat(30),
+            indirect: true,
+            event_idx: true,
+        };
+        let device = Device::new(info, options);
+        assert_eq!(device.serial(), [b'x'; 20]);
+        assert_eq!(device.config_space()[12..16], 14u32.to_le_bytes(), "segments that fit into 16 entries");
     }
 }

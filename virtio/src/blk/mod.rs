@@ -6,4 +6,4 @@ mod request;
 
 pub use device::{Device, DeviceOptions};
 pub use queue::{BlkQueue, QueueHost};
-pub use request::{MAX_DISCARD_SECTORS, SECTOR_BYTES, SERIAL_BYTES};
+pub use request::{MAX_DISCARD_SECTORS, MAX_TRANSFER_BYTES, SECTOR_BYTES, SERIAL_BYTES};

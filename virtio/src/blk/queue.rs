@@ -19,12 +19,17 @@ use tracing::debug;
 
 use super::Device;
 use super::request::{Action, Request, SERIAL_BYTES, Status};
-use crate::{Chain, ChainFault, CoreMemory, MemoryMap, QueueError, RingConfig, SplitQueue};
+use crate::chain::{Chain, ChainFault};
+use crate::memory::CoreMemory;
+use crate::split::SplitQueue;
+use crate::{MAX_SEGMENTS, MemoryMap, QueueError, RingConfig};
 
 /// Chains taken per poll: keeps one busy queue from holding up its neighbours on the core.
 const BATCH: u16 = 64;
-/// Mappings asked for while one chain waits; past that its buffers count as unmapped.
-const MAX_PARKS: u8 = 8;
+/// Bytes after which a poll takes no more chains, for the same reason.
+const BATCH_BYTES: u64 = 1 << 20;
+/// Mappings asked for while one chain waits, one per segment at most; past that its buffers count as unmapped.
+const MAX_PARKS: u8 = MAX_SEGMENTS as u8;
 
 /// What a queue needs of its transport. Called on the reactor; must not block.
 pub trait QueueHost: Send {
@@ -189,16 +194,26 @@ impl BlkQueue {
         stats
     }
 
-    /// Brings a new map and goes on if the queue was parked. Segments of I/O in flight keep pointing into the old one,
-    /// so the new map must hold all regions of the old one unless the queue is quiet, and the ring itself in any case.
+    /// Brings a new map; a parked queue goes on if the map holds what it waits for. Segments of I/O in flight keep pointing
+    /// into the old map, so the new one must hold all its regions unless the queue is quiet, and the ring in any case.
     pub fn set_memory(&mut self, map: Arc<MemoryMap>, ring: &mut Ring) {
         if self.state == State::Abandoned {
             return;
         }
+        let found = self.missing.is_some_and(|iova| map.contains(iova));
         // New before old: regions in both stay registered throughout.
         let mut old = std::mem::replace(&mut self.memory, CoreMemory::new(map, ring));
         old.release(ring);
-        if self.state == State::Parked {
+        if self.state == State::Parked && found {
+            self.state = State::Running;
+        }
+    }
+
+    /// Answers the queue's question for `iova` with a map, which may still lack it: the request then fails. An answer to a
+    /// question that is not open any more is just a new map.
+    pub fn answer(&mut self, iova: u64, map: Arc<MemoryMap>, ring: &mut Ring) {
+        self.set_memory(map, ring);
+        if self.state == State::Parked && self.missing == Some(iova) {
             self.state = State::Running;
         }
     }
@@ -209,43 +224,58 @@ impl BlkQueue {
         let waiting = match self.ring.waiting() {
             Ok(0) => return false,
             Ok(waiting) => waiting.min(BATCH),
-            Err(e) => return self.break_down(e),
-        };
-        let mut taken = 0;
-        for _ in 0..waiting {
-            let head = match self.ring.peek() {
-                Ok(head) => head,
-                Err(e) => return self.break_down(e),
-            };
-            if self.slots[usize::from(head)].in_flight {
-                return self.break_down(QueueError::HeadInFlight { head });
+            Err(e) => {
+                self.break_down(e);
+                return true;
             }
-            if !self.start(head, core) {
-                break;
+        };
+        let (mut taken, mut bytes) = (0, 0);
+        for _ in 0..waiting {
+            match self.take_one(core) {
+                Ok(Some(count)) => bytes += count,
+                Ok(None) => break,
+                Err(e) => {
+                    self.break_down(e);
+                    break;
+                }
             }
             taken += 1;
+            if bytes >= BATCH_BYTES {
+                break;
+            }
         }
         self.stats.requests += taken;
         self.stats.batches += u64::from(taken > 0);
-        taken > 0
+        // One that parked or broke has done something, too.
+        true
     }
 
-    /// Starts the request at `head`; false when the queue parked instead and the chain waits in the avail ring.
+    /// Takes the next chain and returns how many bytes it moves; `None` when the queue parked instead.
     #[inline]
-    fn start(&mut self, head: u16, core: &mut Core) -> bool {
+    fn take_one(&mut self, core: &mut Core) -> Result<Option<u64>, QueueError> {
+        let head = self.ring.peek()?;
+        if self.slots[usize::from(head)].in_flight {
+            return Err(QueueError::HeadInFlight { head });
+        }
+        self.start(head, core)
+    }
+
+    /// Starts the request at `head`; `None` when the queue parked instead and the chain waits in the avail ring.
+    #[inline]
+    fn start(&mut self, head: u16, core: &mut Core) -> Result<Option<u64>, QueueError> {
         let slot = &mut self.slots[usize::from(head)];
         let walked = slot.chain.walk(&self.ring, &mut self.memory, head);
-        if let Err(ChainFault::Unmapped(iova)) = walked.and(slot.chain.fault().map_or(Ok(()), Err))
-            && self.missing != Some(iova)
-            && self.parks < MAX_PARKS
-        {
-            self.missing = Some(iova);
-            self.parks += 1;
-            self.state = State::Parked;
-            self.stats.mapping_faults += 1;
-            self.host.unmapped(iova);
-            return false;
+        if let Some(fault) = walked.err().or(slot.chain.fault()) {
+            if let ChainFault::Unmapped(iova) = fault
+                && self.missing != Some(iova)
+                && self.parks < MAX_PARKS
+            {
+                self.park(iova);
+                return Ok(None);
+            }
+            debug!("request at descriptor {head}: {fault}");
         }
+        walked.map_err(|fault| QueueError::BadChain { head, fault })?;
         self.missing = None;
         self.parks = 0;
         self.ring.advance();
@@ -254,19 +284,12 @@ impl BlkQueue {
         slot.in_flight = true;
         slot.bytes = 0;
         self.in_flight += 1;
-        if let Err(fault) = walked {
-            debug!("request at descriptor {head}: {fault}");
-            slot.status = None;
-            slot.kind = OpKind::Other;
-            self.finish(head, Err(IoError::Misaligned));
-            return true;
-        }
         slot.status = slot.chain.last_writable_byte();
         if slot.status.is_none() {
             // Nowhere to say how it went, so nothing is done.
             slot.kind = OpKind::Other;
             self.finish(head, Err(IoError::Misaligned));
-            return true;
+            return Ok(Some(0));
         }
         let request = Request::parse(&mut slot.chain);
         slot.kind = request.kind;
@@ -287,10 +310,20 @@ impl BlkQueue {
             Action::Finish(Status::IoErr) => Some(Err(IoError::Misaligned)),
             Action::Finish(Status::Unsupported) => Some(Err(IoError::Unsupported)),
         };
+        let bytes = slot.bytes;
         if let Some(result) = done {
             self.finish(head, result);
         }
-        true
+        Ok(Some(bytes))
+    }
+
+    #[cold]
+    fn park(&mut self, iova: u64) {
+        self.missing = Some(iova);
+        self.parks += 1;
+        self.state = State::Parked;
+        self.stats.mapping_faults += 1;
+        self.host.unmapped(iova);
     }
 
     /// Writes the status byte and the used entry; the driver sees them when the batch is published.
@@ -310,7 +343,7 @@ impl BlkQueue {
                 _ => 0,
             };
             let whole = filled == data && slot.chain.fault().is_none();
-            written_bytes = if whole { (data + 1) as u32 } else { filled as u32 };
+            written_bytes = u32::try_from(if whole { data + 1 } else { filled }).unwrap_or(u32::MAX);
         }
         slot.in_flight = false;
         self.in_flight -= 1;
@@ -335,10 +368,9 @@ impl BlkQueue {
     }
 
     #[cold]
-    fn break_down(&mut self, error: QueueError) -> bool {
+    fn break_down(&mut self, error: QueueError) {
         self.state = State::Broken;
         self.host.broken(error);
-        true
     }
 }
 
@@ -383,9 +415,21 @@ impl Poller for BlkQueue {
     }
 
     fn close(&mut self, ring: &mut Ring) {
+        // Nothing may touch the rings through a queue that was closed.
+        self.state = State::Broken;
         self.channel.close(ring);
         self.host.close(ring);
         self.memory.release(ring);
+    }
+}
+
+impl Drop for BlkQueue {
+    /// A queue dropped with I/O in flight (a reactor that ended in a panic) leaves behind what the kernel may still use.
+    fn drop(&mut self) {
+        if self.in_flight > 0 {
+            std::mem::forget(self.memory.map().clone());
+            std::mem::forget(std::mem::take(&mut self.slots));
+        }
     }
 }
 

@@ -11,8 +11,8 @@ use spinblk_perf::OpKind;
 use spinblk_reactor::BufId;
 use virtio_bindings::virtio_blk as blk;
 
-use crate::Chain;
-use crate::chain::Cursor;
+use super::device::{SEG_MAX, SIZE_MAX_BYTES};
+use crate::chain::{Chain, Cursor};
 
 /// The unit of sectors, capacity and lengths, whatever the block size.
 pub const SECTOR_BYTES: u64 = 512;
@@ -20,6 +20,9 @@ pub const SECTOR_BYTES: u64 = 512;
 pub const SERIAL_BYTES: usize = 20;
 /// Longest discard or write-zeroes range: 2 GiB.
 pub const MAX_DISCARD_SECTORS: u32 = 1 << 22;
+
+/// Longest read or write: what the offered segments can hold. More would hold up the core's other queues.
+pub const MAX_TRANSFER_BYTES: u64 = SEG_MAX as u64 * SIZE_MAX_BYTES as u64;
 
 const HEADER_BYTES: usize = 16;
 const RANGE_BYTES: usize = 16;
@@ -108,7 +111,7 @@ fn transfer<'a>(op: Op, sector: u64, (segments, buf): (&'a [Segment], Option<Buf
     else {
         return Action::Finish(Status::IoErr);
     };
-    if len_bytes == 0 || !len_bytes.is_multiple_of(SECTOR_BYTES) {
+    if !(1..=MAX_TRANSFER_BYTES).contains(&len_bytes) || !len_bytes.is_multiple_of(SECTOR_BYTES) {
         return Action::Finish(Status::IoErr);
     }
     Action::Io { op, offset_bytes, len_bytes, segments, buf }
