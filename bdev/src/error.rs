@@ -28,6 +28,14 @@ pub enum Error {
         /// What it is instead.
         kind: &'static str,
     },
+    /// Somebody else serves the file.
+    #[error("bdev {name}: {} is in use by another disk or process; serve it once, or read_only everywhere", path.display())]
+    FileInUse {
+        /// The device.
+        name: String,
+        /// The file.
+        path: PathBuf,
+    },
     /// Less than one block.
     #[error("bdev {name}: {size_bytes} bytes are less than one block of {block_size} bytes; make it larger")]
     TooSmall {

@@ -237,7 +237,10 @@ impl Channel for AioChannel {
         for index in 0..self.reaped.len() {
             let spinblk_reactor::Completion { tag, result } = self.reaped[index];
             let Some(active) = self.slots.get(tag as usize).copied().flatten() else { continue };
-            if let Some(result) = self.step(active, result, ring) {
+            if let Some(mut result) = self.step(active, result, ring) {
+                if active.io.op() == Op::Flush {
+                    result = self.target.flush_outcome(result);
+                }
                 self.retire(tag, ring);
                 done.push(Completion { tag, result });
             }

@@ -142,7 +142,9 @@ pub(super) fn file_abilities(file: &File, size_bytes: u64) -> io::Result<Able> {
     let zero_range = works(FallocateFlags::FALLOC_FL_ZERO_RANGE);
     // Also takes away what ZERO_RANGE has allocated, on file systems that punch beyond the end.
     let punch_hole = works(FallocateFlags::FALLOC_FL_PUNCH_HOLE);
-    if zero_range && file.metadata()?.blocks() > before.blocks() {
+    let now = file.metadata()?;
+    // A file that was made longer meanwhile must keep what it got.
+    if zero_range && now.blocks() > before.blocks() && now.len() == size_bytes {
         // Truncating to the same size drops blocks beyond the end, on ext4 too, which does not punch there.
         file.set_len(size_bytes)?;
     }

@@ -1,16 +1,17 @@
 //! What the file behind a disk is and really can do: opened, measured and probed once, then shared by all cores.
 
-use std::fs::{File, Metadata, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions, TryLockError};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use tracing::warn;
 
 use super::probe::{self, Alignment};
 use super::{AioOptions, Direct};
-use crate::{Capabilities, Error, Info};
+use crate::{Capabilities, Error, Info, IoError, IoResult};
 
 /// How blocks are given back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +33,8 @@ pub(super) struct Target {
     pub(super) discard: Option<DiscardBy>,
     /// Whether zeroed blocks can be given back in the same step.
     pub(super) zeroes_by_punching: bool,
+    /// How a flush through the page cache failed first.
+    flush_failed: OnceLock<IoError>,
 }
 
 /// Opens `path` as disk `name`.
@@ -72,7 +75,8 @@ pub(super) fn open(name: &str, path: &Path, options: AioOptions) -> Result<(Info
     };
     // Zeroing that may not give blocks back needs ZERO_RANGE, so that alone decides: punching is an extra.
     info.caps = Capabilities { flush: true, discard: discard.is_some(), write_zeroes: able.zero_range };
-    Ok((info, Target { file, direct, discard, zeroes_by_punching: able.punch_hole }))
+    let zeroes_by_punching = able.punch_hole;
+    Ok((info, Target { file, direct, discard, zeroes_by_punching, flush_failed: OnceLock::new() }))
 }
 
 /// One attempt to open a file, for messages.
@@ -103,9 +107,32 @@ impl Opening<'_> {
             .map_err(self.failed("open"))?;
         let metadata = file.metadata().map_err(self.failed("stat"))?;
         self.refuse_non_storage(&metadata)?;
+        if metadata.file_type().is_file() {
+            self.lock(&file)?;
+        }
         // O_NONBLOCK was for a FIFO put there in between; for the ring it would mean "fail rather than wait".
         probe::set_status_flags(&file, 0).map_err(self.failed("set flags of"))?;
         Ok((file, metadata))
+    }
+
+    /// Two disks on one file, in this process or two, would each undo what the other wrote. Readers may share.
+    fn lock(&self, file: &File) -> Result<(), Error> {
+        let locked = if self.options.read_only { file.try_lock_shared() } else { file.try_lock() };
+        match locked {
+            Ok(()) => Ok(()),
+            Err(TryLockError::WouldBlock) => {
+                Err(Error::FileInUse { name: self.name.into(), path: self.path.into() })
+            }
+            // A file system without locks is no reason to refuse the disk.
+            Err(TryLockError::Error(e)) => {
+                warn!(
+                    "bdev {}: {}: cannot be locked ({e}): serve it only once",
+                    self.name,
+                    self.path.display()
+                );
+                Ok(())
+            }
+        }
     }
 
     fn refuse_non_storage(&self, metadata: &Metadata) -> Result<(), Error> {
@@ -158,8 +185,51 @@ impl Opening<'_> {
 }
 
 impl Target {
+    /// What to say of a flush that ended in `result`. The kernel reports a failed writeback to one fdatasync only and then
+    /// forgets it, and the pages with it: after one failure through the page cache, no flush of this disk ever succeeds
+    /// again, on any core.
+    pub(super) fn flush_outcome(&self, result: IoResult) -> IoResult {
+        if self.direct.is_none()
+            && let Err(error) = result
+        {
+            let _ = self.flush_failed.set(error);
+        }
+        self.flush_failed.get().map_or(result, |error| Err(*error))
+    }
+
     /// Its descriptor; open for as long as `self` lives.
     pub(super) fn fd(&self) -> std::os::fd::RawFd {
         self.file.as_raw_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_flush_is_never_forgotten() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(1 << 20).unwrap();
+        let options = AioOptions { direct: Direct::Off, ..AioOptions::default() };
+        let (_, target) = open("t", file.path(), options).unwrap();
+        assert_eq!(target.flush_outcome(Ok(())), Ok(()));
+        assert_eq!(target.flush_outcome(Err(IoError::NoSpace)), Err(IoError::NoSpace));
+        assert_eq!(target.flush_outcome(Ok(())), Err(IoError::NoSpace));
+    }
+
+    #[test]
+    fn a_file_is_served_once_or_read_by_many() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(1 << 20).unwrap();
+        let reading = AioOptions { read_only: true, ..AioOptions::default() };
+        let writing = AioOptions::default();
+        let first = open("first", file.path(), writing).unwrap();
+        let error = open("second", file.path(), writing).unwrap_err().to_string();
+        assert!(error.contains("second") && error.contains("in use"), "{error}");
+        assert!(open("reader", file.path(), reading).is_err());
+        drop(first);
+        let _readers = (open("r1", file.path(), reading).unwrap(), open("r2", file.path(), reading).unwrap());
+        assert!(open("writer", file.path(), writing).is_err());
     }
 }
