@@ -200,6 +200,7 @@ impl Export {
             // are long enough without.
             indirect: self.config.driver == BusDriver::VhostVdpa,
             event_idx: true,
+            coalesce: true,
         }
     }
 

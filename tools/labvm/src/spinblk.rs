@@ -128,6 +128,12 @@ impl Daemon {
             .map_err(|source| Fail::Json { what: self.report.display().to_string(), source })
     }
 
+    /// Ends it without a chance to clean up.
+    pub(crate) fn kill(mut self) -> Result<(), Fail> {
+        self.process.signal(Signal::SIGKILL);
+        self.process.finish(STOP_LIMIT_S).map(drop)
+    }
+
     /// Ends it; gives all that it has printed.
     pub(crate) fn stop_and_read(mut self) -> Result<String, Fail> {
         self.end()

@@ -25,6 +25,8 @@ pub struct DeviceOptions {
     pub indirect: bool,
     /// Whether to offer EVENT_IDX.
     pub event_idx: bool,
+    /// Whether interrupts may be held for a moment when the driver is busy submitting.
+    pub coalesce: bool,
 }
 
 /// One virtio-blk device, shared by its queues.
@@ -51,6 +53,12 @@ impl Device {
     #[must_use]
     pub fn queues(&self) -> u16 {
         self.options.queues
+    }
+
+    /// Whether interrupts may be held for a moment.
+    #[must_use]
+    pub fn coalesces(&self) -> bool {
+        self.options.coalesce
     }
 
     /// The 20 bytes that GET_ID answers with, padded with zeroes (5.2.6.1).
@@ -135,6 +143,7 @@ mod tests {
             serial: "SER".into(),
             indirect: true,
             event_idx: true,
+            coalesce: true,
         };
         Device::new(info, options)
     }
@@ -192,6 +201,7 @@ mod tests {
             serial: "x".repeat(30),
             indirect: true,
             event_idx: true,
+            coalesce: true,
         };
         let device = Device::new(info, options);
         assert_eq!(device.serial(), [b'x'; 20]);

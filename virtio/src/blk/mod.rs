@@ -1,5 +1,6 @@
 //! The virtio-blk device (section 5.2): what it offers, what a request means, and the queue that serves it.
 
+mod coalesce;
 mod device;
 mod queue;
 mod request;

@@ -13,11 +13,12 @@
 use std::sync::Arc;
 
 use spinblk_bdev::{Channel, Completion, Io, IoError, IoResult, Segment};
-use spinblk_perf::{OpKind, QueueStats, Ticks};
+use spinblk_perf::{Clock, OpKind, QueueStats, Ticks};
 use spinblk_reactor::{Core, Poller, Progress, Ring};
 use tracing::debug;
 
 use super::Device;
+use super::coalesce::Coalescer;
 use super::request::{Action, Request, SERIAL_BYTES, Status};
 use crate::chain::{Chain, ChainFault};
 use crate::memory::CoreMemory;
@@ -93,6 +94,7 @@ pub struct BlkQueue {
     /// The missing address that the queue parked for last, and how often it parked for the chain that it waits with.
     missing: Option<u64>,
     parks: u8,
+    coalescer: Coalescer,
     done: Vec<Completion>,
     finished: Vec<Finished>,
     stats: QueueStats,
@@ -142,6 +144,7 @@ impl BlkQueue {
             in_flight: 0,
             missing: None,
             parks: 0,
+            coalescer: Coalescer::new(device.coalesces(), &Clock::get()),
             done: Vec::with_capacity(room),
             finished: Vec::with_capacity(room),
             stats: QueueStats::new(),
@@ -229,7 +232,7 @@ impl BlkQueue {
                 return true;
             }
         };
-        let (mut taken, mut bytes) = (0, 0);
+        let (mut taken, mut bytes) = (0u32, 0);
         for _ in 0..waiting {
             match self.take_one(core) {
                 Ok(Some(count)) => bytes += count,
@@ -244,8 +247,11 @@ impl BlkQueue {
                 break;
             }
         }
-        self.stats.requests += taken;
+        self.stats.requests += u64::from(taken);
         self.stats.batches += u64::from(taken > 0);
+        if taken > 0 {
+            self.coalescer.arrived(taken, core.now);
+        }
         // One that parked or broke has done something, too.
         true
     }
@@ -355,16 +361,21 @@ impl BlkQueue {
     /// Shows the driver the batch, interrupts it if it wants that, and does the books.
     #[inline]
     fn publish(&mut self, core: &mut Core) {
-        if self.ring.publish() {
-            self.host.interrupt(&mut core.ring);
-            self.stats.interrupts_sent += 1;
-        } else {
+        if !self.ring.publish() {
             self.stats.interrupts_suppressed += 1;
+        } else if self.coalescer.wanted(core.now) {
+            self.interrupt(&mut core.ring);
         }
         let now = core.clock.now();
         for f in self.finished.drain(..) {
             self.stats.op_mut(f.kind).record(core.clock.ns_between(f.seen, now), f.bytes, f.ok);
         }
+    }
+
+    #[inline]
+    fn interrupt(&mut self, ring: &mut Ring) {
+        self.host.interrupt(ring);
+        self.stats.interrupts_sent += 1;
     }
 
     #[cold]
@@ -406,6 +417,12 @@ impl Poller for BlkQueue {
             self.publish(core);
             busy = true;
         }
+        if self.coalescer.is_holding() {
+            busy = true;
+            if self.coalescer.due(core.now) {
+                self.interrupt(&mut core.ring);
+            }
+        }
         if busy { Progress::Busy } else { Progress::Idle }
     }
 
@@ -417,6 +434,9 @@ impl Poller for BlkQueue {
     fn close(&mut self, ring: &mut Ring) {
         // Nothing may touch the rings through a queue that was closed.
         self.state = State::Broken;
+        if self.coalescer.release() {
+            self.interrupt(ring);
+        }
         self.channel.close(ring);
         self.host.close(ring);
         self.memory.release(ring);

@@ -7,6 +7,7 @@ mod dataplane;
 mod demo;
 mod lifecycle;
 mod smoke;
+mod takeover;
 mod verify;
 
 use crate::fail::Fail;
@@ -95,6 +96,7 @@ pub const TABLE: &[Scenario] = &[
         "SIGTERM under load leaves the kernel clean",
         lifecycle::stop_under_load,
     ),
+    Scenario::new("takeover", "a killed daemon's disk goes on under the next one", takeover::run),
     Scenario::new("two-reactors", "two queues of one disk on two cores", verify::two_reactors)
         .vcpus(4)
         .bound_s(300),
