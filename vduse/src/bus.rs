@@ -52,15 +52,13 @@ impl FromStr for BusDriver {
     }
 }
 
-/// A disk of virtio-vdpa, as sysfs shows it.
+/// A disk of virtio-vdpa, as sysfs shows it. (Not its serial: reading that sends the disk a request, and waits.)
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BlockAttributes {
     /// Size in sectors of 512 bytes.
     pub sectors: u64,
     /// Whether it refuses writes.
     pub read_only: bool,
-    /// Its serial number.
-    pub serial: String,
 }
 
 /// The vDPA bus of this machine.
@@ -127,11 +125,7 @@ impl Bus {
         let virtio = child(&self.device(name), "virtio")?;
         let disk = child(&virtio.join("block"), "")?;
         let text = |file: &str| Some(std::fs::read_to_string(disk.join(file)).ok()?.trim().to_owned());
-        Some(BlockAttributes {
-            sectors: text("size")?.parse().ok()?,
-            read_only: text("ro")? == "1",
-            serial: text("serial").unwrap_or_default(),
-        })
+        Some(BlockAttributes { sectors: text("size")?.parse().ok()?, read_only: text("ro")? == "1" })
     }
 
     /// Whether this process can reach the bus's management; whether it may use it, only a command tells.

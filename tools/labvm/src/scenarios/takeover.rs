@@ -33,7 +33,6 @@ pub(super) fn run(lab: &mut Lab) -> Result<(), Fail> {
 
     let impostors = [
         Disk::malloc("d0", DISK_MIB / 2).set("serial", "KEEP-ME"),
-        Disk::malloc("d0", DISK_MIB).set("serial", "OTHER"),
         disk().set("read-only", true),
         disk().set("queues", 2),
     ];
