@@ -34,7 +34,7 @@ pub(super) fn run(lab: &mut Lab) -> Result<(), Fail> {
     let impostors = [
         Disk::malloc("d0", DISK_MIB / 2).set("serial", "KEEP-ME"),
         disk().set("read-only", true),
-        disk().set("queues", 2),
+        disk().set("queues", 1),
     ];
     for impostor in impostors {
         let Err(refusal) = Daemon::start(lab, "1", &[impostor]) else {
