@@ -32,6 +32,10 @@ pub struct Percentiles {
     pub p99_ns: u64,
     /// 99.9th percentile.
     pub p999_ns: u64,
+    /// 99.99th percentile.
+    pub p9999_ns: u64,
+    /// 99.999th percentile; the largest value until 100,000 were recorded.
+    pub p99999_ns: u64,
     /// Largest value.
     pub max_ns: u64,
     /// Arithmetic mean, rounded down.
@@ -92,6 +96,8 @@ impl OpStats {
                 p90_ns: h.value_at_quantile(0.90),
                 p99_ns: h.value_at_quantile(0.99),
                 p999_ns: h.value_at_quantile(0.999),
+                p9999_ns: h.value_at_quantile(0.9999),
+                p99999_ns: h.value_at_quantile(0.999_99),
                 max_ns: h.max(),
                 mean_ns: h.mean() as u64,
             },
@@ -120,6 +126,21 @@ mod tests {
         assert!(p.p50_ns.abs_diff(500_000) <= 1_000, "{p:?}");
         assert!(p.p99_ns.abs_diff(990_000) <= 2_000, "{p:?}");
         assert!(p.max_ns.abs_diff(1_000_000) <= 1_000, "{p:?}");
+    }
+
+    #[test]
+    fn the_far_tail_is_told_apart() {
+        let mut stats = OpStats::new();
+        // The slowest 10 of a million take 1 ms, the slowest 50 at least 100 us, 200 at least 10 us, 2000 at least 1 us.
+        for n in 1..=1_000_000u64 {
+            let slow = [(100_000, 1_000_000), (20_000, 100_000), (5_000, 10_000), (500, 1_000)];
+            let latency_ns = slow.into_iter().find(|(every, _)| n % every == 0).map_or(100, |(_, ns)| ns);
+            stats.record(latency_ns, 0, true);
+        }
+        let p = stats.percentiles();
+        let near = |got: u64, want: u64| got.abs_diff(want) <= want / 500;
+        assert!(near(p.p99_ns, 100) && near(p.p999_ns, 1_000) && near(p.p9999_ns, 10_000), "{p:?}");
+        assert!(near(p.p99999_ns, 100_000) && near(p.max_ns, 1_000_000), "{p:?}");
     }
 
     #[test]

@@ -1,0 +1,120 @@
+//! What can go wrong under load, with the way out in the message.
+
+use std::io;
+use std::path::PathBuf;
+
+/// Errors of this crate.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A job that the target cannot do.
+    #[error("target {target}: {what}: {why}")]
+    Job {
+        /// The target.
+        target: String,
+        /// The flag and its value.
+        what: String,
+        /// What is wrong and what is allowed.
+        why: String,
+    },
+    /// Nobody listens on the socket.
+    #[error("cannot connect to {}: {source}{}", path.display(), connect_hint(source))]
+    Connect {
+        /// The socket.
+        path: PathBuf,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// The server refused a message or broke the protocol.
+    #[error("vhost-user server at {}: {step}: {source}; see the server's own messages", path.display())]
+    Protocol {
+        /// The socket.
+        path: PathBuf,
+        /// What was asked.
+        step: &'static str,
+        /// What went wrong.
+        source: Box<vhost::Error>,
+    },
+    /// The server lacks something that the generator cannot do without.
+    #[error("vhost-user server at {}: {lacks}", path.display())]
+    Feature {
+        /// The socket.
+        path: PathBuf,
+        /// What it lacks, and what it offers.
+        lacks: String,
+    },
+    /// Shared memory could not be had.
+    #[error(
+        "cannot make {len_bytes} bytes of shared memory ({action}): {source}; take less --bs, --qd or --queues"
+    )]
+    SharedMemory {
+        /// How much.
+        len_bytes: usize,
+        /// What was tried.
+        action: &'static str,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// An event descriptor failed.
+    #[error("target {target} queue {queue}: event descriptor: {source}")]
+    Event {
+        /// The target.
+        target: String,
+        /// The queue.
+        queue: u16,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// The device broke the rules of the ring.
+    #[error("target {target} queue {queue}: the device broke the ring: {what}")]
+    Ring {
+        /// The target.
+        target: String,
+        /// The queue.
+        queue: u16,
+        /// What it did.
+        what: String,
+    },
+    /// The server closed the connection.
+    #[error("target {target}: the server has closed the connection; see its own messages")]
+    Gone {
+        /// The target.
+        target: String,
+    },
+    /// Requests stay away.
+    #[error(
+        "target {target}: no completion for {seconds} s with {in_flight} requests in flight; is the server alive?"
+    )]
+    Stalled {
+        /// The target.
+        target: String,
+        /// Requests that are waited for.
+        in_flight: usize,
+        /// How long.
+        seconds: u64,
+    },
+    /// A polling thread could not be started, or died.
+    #[error("core {core}: {reason}")]
+    Thread {
+        /// The core.
+        core: usize,
+        /// What happened.
+        reason: String,
+    },
+    /// A bdev could not be opened or made.
+    #[error(transparent)]
+    Bdev(#[from] spinblk_bdev::Error),
+    /// No ring or memory for a bdev.
+    #[error(transparent)]
+    Reactor(#[from] spinblk_reactor::Error),
+}
+
+fn connect_hint(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::NotFound => "; start the server first",
+        io::ErrorKind::ConnectionRefused => {
+            "; the socket is there, but no server listens on it: start it again"
+        }
+        io::ErrorKind::PermissionDenied => "; give this user write permission on the socket",
+        _ => "",
+    }
+}
