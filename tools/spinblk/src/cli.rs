@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::{Config, Flags};
+use crate::perf::{PERF_EXAMPLES, PERF_HELP, PerfArgs};
 use crate::{Error, serve};
 
 const ABOUT: &str = "Serves virtio-blk disks from cores that never sleep.";
@@ -17,7 +18,7 @@ First steps, as root:
       makes a RAM disk, prints its device (such as /dev/vda), serves until Ctrl-C, prints latencies";
 
 const SERVE_HELP: &str = "\
-Exports disks through the kernel's VDUSE and serves them until SIGINT, SIGTERM or SIGHUP.
+Exports disks through the kernel's VDUSE or on vhost-user sockets and serves them until SIGINT, SIGTERM or SIGHUP.
 
 Each core of --cores gets one thread that polls all the time and takes that core whole: leave at least one core for \
 everything else. Prints a line for each disk, then `ready`; at the end the operations, latencies and queues of each.";
@@ -36,12 +37,15 @@ Keys of --disk (in brackets what is taken when a key is not given):
   cores        cores for the queues, dealt in turn, such as 1+2 [all]
   serial       what guests see, at most 20 characters [the name]
   read-only    true, false [false]
-  driver       virtio-vdpa (a /dev/vdX here), vhost-vdpa (VMs) [virtio-vdpa]
-  bounce-size  bounce region, 1MiB to 1GiB [the kernel's own, 64MiB]
+  transport    vduse (the kernel's vDPA bus), vhost-user (a unix socket for a VM) [vduse]
+  driver       vduse: virtio-vdpa (a /dev/vdX here), vhost-vdpa (VMs) [virtio-vdpa]
+  bounce-size  vduse: bounce region, 1MiB to 1GiB [the kernel's own, 64MiB]
+  socket       vhost-user: where it listens; required
 
 Examples:
   spinblk serve --cores 1,2 --disk name=d0,type=malloc,size=256MiB,queues=2
   spinblk serve --cores 1 --disk name=d0,type=aio,path=/srv/disk.img,serial=ABC
+  spinblk serve --cores 1 --disk name=d0,type=malloc,size=1G,transport=vhost-user,socket=/run/d0.sock
   spinblk serve --config spinblk.toml
 
 The file says the same:
@@ -86,6 +90,9 @@ pub enum Command {
     /// Tell what this machine lacks for serving disks, and the fix for each
     #[command(long_about = DOCTOR_HELP, after_help = DOCTOR_EXAMPLES)]
     Doctor(DoctorArgs),
+    /// Put a disk or a vhost-user server under load and tell its speed
+    #[command(long_about = PERF_HELP, after_help = PERF_EXAMPLES)]
+    Perf(PerfArgs),
 }
 
 /// Flags of `serve`.

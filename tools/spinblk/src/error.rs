@@ -52,6 +52,9 @@ pub enum Error {
     /// A disk could not be exported.
     #[error(transparent)]
     Export(Box<spinblk_vduse::Error>),
+    /// A disk could not be served on its socket.
+    #[error(transparent)]
+    VhostUser(Box<spinblk_vhost_user::Error>),
     /// Signals could not be waited for.
     #[error("cannot wait for signals: {0}")]
     Signals(#[from] nix::Error),
@@ -61,6 +64,18 @@ pub enum Error {
         /// Its core.
         core: usize,
     },
+    /// A disk's control thread ended by itself.
+    #[error("disk {name}: its control thread has died; the message above says why; the disks were stopped")]
+    ControlDied {
+        /// The disk.
+        name: String,
+    },
+    /// The load generator failed.
+    #[error(transparent)]
+    Load(Box<spinblk_load::Error>),
+    /// Requests failed under load, or blocks held something else than was written.
+    #[error("{0}")]
+    Unclean(String),
     /// Not everything was put away at the end.
     #[error("stopped, with {count} problem(s) named above")]
     Stop {
@@ -84,12 +99,25 @@ impl From<spinblk_vduse::Error> for Error {
     }
 }
 
+impl From<spinblk_vhost_user::Error> for Error {
+    fn from(source: spinblk_vhost_user::Error) -> Self {
+        Self::VhostUser(Box::new(source))
+    }
+}
+
+impl From<spinblk_load::Error> for Error {
+    fn from(source: spinblk_load::Error) -> Self {
+        Self::Load(Box::new(source))
+    }
+}
+
 impl Error {
     /// The program's exit status: 2 for what was asked wrongly, 1 for what went wrong.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Setting { .. } | Self::ConfigText { .. } | Self::ConfigFile { .. } | Self::Usage(_) => 2,
+            Self::Load(e) if matches!(**e, spinblk_load::Error::Job { .. }) => 2,
             _ => 1,
         }
     }

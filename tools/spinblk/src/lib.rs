@@ -1,9 +1,10 @@
 //! The `spinblk` program, as a library so that tests reach every part.
 //!
 //! ```text
-//!   cli ──► config ──► serve ──► cores (reactors) , backend (bdev) , transport (VDUSE)
+//!   cli ──► config ──► serve ──► cores (reactors) , backend (bdev) , transport (VDUSE, vhost-user)
 //!     │                  └─────► stop ──► report
-//!     └───► doctor ◄──── serve asks it, too
+//!     ├───► doctor ◄──── serve asks it, too
+//!     └───► perf ──► the load generator, over a backend or a vhost-user socket
 //! ```
 //!
 //! The top floor of the house: it knows all others and none knows it. Nothing here is on the road of a request.
@@ -16,6 +17,7 @@ pub mod config;
 mod cores;
 pub mod doctor;
 mod error;
+pub mod perf;
 pub mod report;
 pub mod serve;
 mod signals;
@@ -56,10 +58,14 @@ fn run(cli: &Cli) -> Result<ExitCode, Error> {
     match &cli.command {
         Command::Serve(args) => {
             let config = args.to_config()?;
-            serve::serve(&config, &args.to_options(), &transport::Vduse::default())?;
+            serve::serve(&config, &args.to_options(), &transport::System::default())?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Doctor(args) => Ok(doctor(args.json)),
+        Command::Perf(args) => {
+            perf::perf(args)?;
+            Ok(ExitCode::SUCCESS)
+        }
     }
 }
 

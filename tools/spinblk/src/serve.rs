@@ -20,7 +20,7 @@ use crate::cores::{Cores, Reactors};
 use crate::report::{self, Report};
 use crate::signals::Signals;
 use crate::stop::{RunningDisk, stop_disks};
-use crate::transport::{DiskConfig, Transport, driver_name};
+use crate::transport::{Transport, via_name};
 use crate::{Error, backend};
 
 /// How often the reactors are looked at while nothing happens.
@@ -59,7 +59,7 @@ pub fn serve(config: &Config, options: &Options, transport: &dyn Transport) -> R
     let ending = match start_disks(config, bdevs, &reactors, &signals, transport, &mut disks) {
         Ok(None) => {
             say("ready");
-            wait(&reactors, &signals)
+            wait(&reactors, &disks, &signals)
         }
         Ok(Some(signal)) => Ending::Signal(signal),
         Err(e) => Ending::Failure(e),
@@ -98,24 +98,11 @@ fn start_disks(
             None => backend::open(disk, config.hugepages)?,
         };
         let size_bytes = bdev.info().size_bytes();
-        let export = transport.start(transport_config(disk, config), bdev, &reactors.on(&disk.cores))?;
+        let export = transport.start(disk, config, bdev, &reactors.on(&disk.cores))?;
         say(&describe(disk, size_bytes, export.device_path()));
         running.push(RunningDisk { name: disk.name.clone(), export });
     }
     Ok(None)
-}
-
-fn transport_config(disk: &Disk, config: &Config) -> DiskConfig {
-    DiskConfig {
-        name: disk.name.clone(),
-        queues: disk.queues,
-        queue_size: disk.queue_size,
-        serial: disk.serial.clone(),
-        driver: disk.driver,
-        bounce_bytes: disk.bounce_bytes,
-        hugepages: config.hugepages,
-        polled_cores: config.cores.clone(),
-    }
 }
 
 /// `d0: /dev/vda, malloc 256 MiB, 2 queues of 256 on cores 1, 2, virtio-vdpa`
@@ -134,11 +121,11 @@ fn describe(disk: &Disk, size_bytes: u64, path: Option<PathBuf>) -> String {
         disk.queue_size,
         plural(cores.len()),
         show_cores(cores),
-        driver_name(disk.driver),
+        via_name(&disk.via),
     )
 }
 
-fn wait(reactors: &Reactors, signals: &Signals) -> Ending {
+fn wait(reactors: &Reactors, disks: &[RunningDisk], signals: &Signals) -> Ending {
     loop {
         match signals.wait(LOOK_EVERY) {
             Ok(Some(signal)) => return Ending::Signal(signal),
@@ -148,6 +135,9 @@ fn wait(reactors: &Reactors, signals: &Signals) -> Ending {
         if let Some(core) = reactors.dead() {
             return Ending::Failure(Error::ReactorDied { core });
         }
+        if let Some(disk) = disks.iter().find(|disk| !disk.export.is_alive()) {
+            return Ending::Failure(Error::ControlDied { name: disk.name.clone() });
+        }
     }
 }
 
@@ -156,7 +146,10 @@ fn finish(ending: Ending, report: &Report, options: &Options) -> Result<(), Erro
     for problem in &report.problems {
         eprintln!("problem: {problem}");
     }
-    let served = matches!(ending, Ending::Signal(_) | Ending::Failure(Error::ReactorDied { .. }));
+    let served = matches!(
+        ending,
+        Ending::Signal(_) | Ending::Failure(Error::ReactorDied { .. } | Error::ControlDied { .. })
+    );
     let mut written = Ok(());
     if served {
         say(&report.to_string());

@@ -14,6 +14,13 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 /// The signals that ask the program to stop.
 const STOP_SIGNALS: [Signal; 3] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP];
 
+/// The signals that are ignored, as a mask; none where the kernel does not tell.
+fn ignored_signals() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
+}
+
 /// The queue of stop signals.
 pub(crate) struct Signals {
     fd: SignalFd,
@@ -22,7 +29,10 @@ pub(crate) struct Signals {
 impl Signals {
     /// Blocks the stop signals in this thread and all that it starts later: call it before there are others.
     pub(crate) fn block() -> nix::Result<Self> {
-        let set: SigSet = STOP_SIGNALS.into_iter().collect();
+        // What the caller has the program ignore (`nohup`, a shell's background job) stays ignored; blocking would queue it.
+        let ignored = ignored_signals();
+        let is_wanted = |signal: &Signal| ignored & 1 << (*signal as i32 - 1) == 0;
+        let set: SigSet = STOP_SIGNALS.into_iter().filter(is_wanted).collect();
         set.thread_block()?;
         Ok(Self { fd: SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)? })
     }

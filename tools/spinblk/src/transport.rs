@@ -1,4 +1,4 @@
-//! What `serve` needs of a transport, and the one that there is: VDUSE.
+//! What `serve` needs of a transport, and those that there are: VDUSE and vhost-user.
 //!
 //! The trait is the seam where tests put a transport without a kernel behind it, and where another transport fits in.
 
@@ -9,9 +9,10 @@ use spinblk_bdev::Bdev;
 use spinblk_reactor::Handle;
 use spinblk_vduse::Export;
 pub use spinblk_vduse::{BusDriver, DiskConfig, DiskReport, QueueReport};
+use spinblk_vhost_user::{Server, ServerConfig};
 
 use crate::Error;
-use crate::config::Disk;
+use crate::config::{Config, Disk, Via};
 use crate::doctor::{self, Host};
 
 /// Makes disks visible to guests.
@@ -22,13 +23,14 @@ pub trait Transport {
     /// [`Error::Host`] with the fix.
     fn check(&self, disks: &[Disk]) -> Result<(), Error>;
 
-    /// Exports one disk, its queues dealt over `reactors` in turn. Leaves nothing behind when it fails.
+    /// Exports one disk of `config`, its queues dealt over `reactors` in turn. Leaves nothing behind when it fails.
     ///
     /// # Errors
-    /// [`Error::Export`] names the disk.
+    /// [`Error::Export`], [`Error::VhostUser`]: each names the disk.
     fn start(
         &self,
-        disk: DiskConfig,
+        disk: &Disk,
+        config: &Config,
         bdev: Arc<dyn Bdev>,
         reactors: &[Arc<Handle>],
     ) -> Result<Box<dyn Exported>, Error>;
@@ -36,32 +38,64 @@ pub trait Transport {
 
 /// A disk that guests see.
 pub trait Exported: Send {
-    /// Its device node, where the bus driver made one.
+    /// Its device node, where the bus driver made one, or its socket.
     fn device_path(&self) -> Option<PathBuf>;
+
+    /// Whether its control thread still answers.
+    fn is_alive(&self) -> bool;
 
     /// Drains, detaches, destroys; tells what it did.
     fn stop(self: Box<Self>) -> DiskReport;
 }
 
-/// VDUSE: disks on the kernel's vDPA bus.
+/// This machine's transports; each disk says which it wants.
 #[derive(Clone, Debug, Default)]
-pub struct Vduse {
+pub struct System {
     host: Host,
 }
 
-impl Transport for Vduse {
+impl Transport for System {
     fn check(&self, disks: &[Disk]) -> Result<(), Error> {
-        let wants = |driver| disks.iter().any(|disk| disk.driver == driver);
-        doctor::require_vduse(&self.host, wants(BusDriver::VirtioVdpa), wants(BusDriver::VhostVdpa))
+        let wants = |wanted| {
+            disks.iter().any(|disk| matches!(disk.via, Via::Vduse { driver, .. } if driver == wanted))
+        };
+        let (virtio_vdpa, vhost_vdpa) = (wants(BusDriver::VirtioVdpa), wants(BusDriver::VhostVdpa));
+        if virtio_vdpa || vhost_vdpa {
+            doctor::require_vduse(&self.host, virtio_vdpa, vhost_vdpa)?;
+        }
+        Ok(())
     }
 
     fn start(
         &self,
-        disk: DiskConfig,
+        disk: &Disk,
+        config: &Config,
         bdev: Arc<dyn Bdev>,
         reactors: &[Arc<Handle>],
     ) -> Result<Box<dyn Exported>, Error> {
-        Ok(Box::new(Export::start(disk, bdev, reactors)?))
+        let (name, serial, polled_cores) = (disk.name.clone(), disk.serial.clone(), config.cores.clone());
+        let (queues, queue_size) = (disk.queues, disk.queue_size);
+        Ok(match &disk.via {
+            Via::Vduse { driver, bounce_bytes } => {
+                let (driver, bounce_bytes, hugepages) = (*driver, *bounce_bytes, config.hugepages);
+                let config = DiskConfig {
+                    name,
+                    queues,
+                    queue_size,
+                    serial,
+                    driver,
+                    bounce_bytes,
+                    hugepages,
+                    polled_cores,
+                };
+                Box::new(Export::start(config, bdev, reactors)?)
+            }
+            Via::VhostUser { socket } => {
+                let socket = socket.clone();
+                let config = ServerConfig { name, socket, queues, queue_size, serial, polled_cores };
+                Box::new(Server::start(config, bdev, reactors)?)
+            }
+        })
     }
 }
 
@@ -70,12 +104,45 @@ impl Exported for Export {
         Self::device_path(self)
     }
 
+    fn is_alive(&self) -> bool {
+        Self::is_alive(self)
+    }
+
     fn stop(self: Box<Self>) -> DiskReport {
         Self::stop(*self)
     }
 }
 
-/// Its name in the configuration, which is the kernel's with a dash.
-pub(crate) fn driver_name(driver: BusDriver) -> String {
-    driver.name().replace('_', "-")
+impl Exported for Server {
+    fn device_path(&self) -> Option<PathBuf> {
+        Some(self.socket().into())
+    }
+
+    fn is_alive(&self) -> bool {
+        Self::is_alive(self)
+    }
+
+    fn stop(self: Box<Self>) -> DiskReport {
+        let report = Self::stop(*self);
+        let queue = |queue: spinblk_vhost_user::QueueReport| QueueReport {
+            index: queue.index,
+            core: queue.core,
+            stats: queue.stats,
+        };
+        DiskReport {
+            name: report.name,
+            device_path: Some(report.socket),
+            umem: false,
+            queues: report.queues.into_iter().map(queue).collect(),
+            problems: report.problems,
+        }
+    }
+}
+
+/// How guests get at a disk, as the configuration names it; the kernel's names of bus drivers with a dash.
+pub(crate) fn via_name(via: &Via) -> String {
+    match via {
+        Via::Vduse { driver, .. } => driver.name().replace('_', "-"),
+        Via::VhostUser { .. } => "vhost-user".into(),
+    }
 }

@@ -1,7 +1,7 @@
 //! `cargo xtask test`: everything that must hold, cheapest first; the first failure ends it.
 
 use crate::cargo_tools;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::lab::{Lab, Verdict};
 use crate::packages::{Packages, TEST};
 use crate::process::{command, run};
@@ -74,7 +74,9 @@ fn all(workspace: &Workspace, tally: &mut Tally) -> Result<()> {
     tally.step("dependencies", || deny(workspace))?;
     tally.step("tests", || cargo(workspace, &["test", "--workspace"]))?;
     tally.step("loom models", || loom(workspace))?;
-    tally.step("fuzzing", || fuzz(workspace))?;
+    for target in &FUZZ_TARGETS {
+        tally.step(&format!("fuzzing {}", target.name), || fuzz(workspace, target))?;
+    }
     end_to_end(workspace, tally)
 }
 
@@ -103,25 +105,28 @@ fn loom(workspace: &Workspace) -> Result<()> {
     run(cargo, STEP_LIMIT_S)
 }
 
-fn fuzz(workspace: &Workspace) -> Result<()> {
-    let folder = workspace.root.join("virtio/fuzz");
-    if !folder.is_dir() {
-        return Err(Error::Lab(format!(
-            "{} is missing: the fuzz target `chain` must be there",
-            folder.display()
-        )));
-    }
+/// One fuzz target: the folder of its crate, its name, and libFuzzer's options.
+struct FuzzTarget {
+    folder: &'static str,
+    name: &'static str,
+    options: &'static [&'static str],
+}
+
+const FUZZ_TARGETS: [FuzzTarget; 2] = [
+    FuzzTarget { folder: "virtio/fuzz", name: "chain", options: &[] },
+    // Sessions are long; without these the fuzzer would try short ones for minutes.
+    FuzzTarget { folder: "vhost-user/fuzz", name: "messages", options: &["-len_control=0", "-max_len=1024"] },
+];
+
+fn fuzz(workspace: &Workspace, target: &FuzzTarget) -> Result<()> {
+    let folder = workspace.root.join(target.folder);
     let program = cargo_tools::install(workspace, "cargo-fuzz", FUZZ_VERSION, &[])?;
     let mut fuzz = command(&program.to_string_lossy(), ["run", "--fuzz-dir"]);
-    fuzz.arg(&folder).args([
-        "chain",
-        "--",
-        &format!("-max_total_time={FUZZ_SECONDS}"),
-        "-print_final_stats=1",
-    ]);
+    fuzz.arg(&folder).args([target.name, "--"]).args(target.options);
+    fuzz.args([&format!("-max_total_time={FUZZ_SECONDS}"), "-timeout=30", "-print_final_stats=1"]);
     // cargo-fuzz wants flags of the compiler that are not stable.
     fuzz.env("RUSTC_BOOTSTRAP", "1").env("CARGO_TARGET_DIR", workspace.target.join("fuzz"));
-    fuzz.current_dir(workspace.root.join("virtio"));
+    fuzz.current_dir(&workspace.root);
     run(fuzz, STEP_LIMIT_S)
 }
 

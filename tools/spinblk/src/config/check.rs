@@ -5,7 +5,7 @@ use spinblk_reactor::Hugepages;
 use super::file::Sections;
 use super::setting::{Section, Value};
 use super::size::{SIZE_FORMS, parse_size, show_size};
-use super::{Backend, Config, Disk};
+use super::{Backend, Config, Disk, Via};
 use crate::Error;
 use crate::backend::{Direct, NullReads};
 use crate::transport::BusDriver;
@@ -14,6 +14,8 @@ const NAME_FORM: &str = "1 to 64 letters, digits, '.', '_', '-', starting with a
 /// The control node's name in /dev/vduse; a disk of that name would collide with it.
 const RESERVED_NAME: &str = "control";
 const MAX_SERIAL_BYTES: usize = 20;
+/// What the kernel's address of a unix socket holds.
+const MAX_SOCKET_BYTES: usize = 107;
 const DEFAULT_QUEUE_SIZE: u16 = 256;
 const DEFAULT_BLOCK_SIZE: u32 = 512;
 const MIB: u64 = 1 << 20;
@@ -33,8 +35,10 @@ pub(super) const DISK_KEYS: &[&str] = &[
     "cores",
     "serial",
     "read_only",
+    "transport",
     "driver",
     "bounce_size",
+    "socket",
 ];
 
 #[derive(Clone, Copy, PartialEq)]
@@ -59,6 +63,9 @@ pub(super) fn config(sections: &Sections) -> Result<Config, Error> {
         if disks.iter().any(|other| other.name == disk.name) {
             return Err(refuse(section, "name", "another disk has this name; give each its own"));
         }
+        if matches!(disk.via, Via::VhostUser { .. }) && disks.iter().any(|other| other.via == disk.via) {
+            return Err(refuse(section, "socket", "another disk has this socket; give each its own"));
+        }
         disks.push(disk);
     }
     if disks.is_empty() {
@@ -69,7 +76,7 @@ pub(super) fn config(sections: &Sections) -> Result<Config, Error> {
     Ok(Config { cores, hugepages: hugepages.unwrap_or_default(), disks })
 }
 
-fn disk(section: &Section, reactor_cores: &[usize]) -> Result<Disk, Error> {
+pub(super) fn disk(section: &Section, reactor_cores: &[usize]) -> Result<Disk, Error> {
     section.only(DISK_KEYS)?;
     let name = section
         .read("name", NAME_FORM, |value| value.text().filter(|name| is_name(name)).map(String::from))?
@@ -79,8 +86,6 @@ fn disk(section: &Section, reactor_cores: &[usize]) -> Result<Disk, Error> {
     let queue_size = section.read("queue_size", "a power of two from 2 to 1024", |value| {
         in_range(value.integer()?, 2, 1024).filter(|n| n.is_power_of_two())
     })?;
-    let driver = section
-        .choice("driver", &[("virtio-vdpa", BusDriver::VirtioVdpa), ("vhost-vdpa", BusDriver::VhostVdpa)])?;
     let serial = section.read("serial", "at most 20 printable ASCII characters", |value| {
         let text = value.text()?;
         let fits = text.len() <= MAX_SERIAL_BYTES && text.bytes().all(|b| b == b' ' || b.is_ascii_graphic());
@@ -94,12 +99,36 @@ fn disk(section: &Section, reactor_cores: &[usize]) -> Result<Disk, Error> {
         // Names are ASCII, so cutting one never splits a character.
         serial: serial.unwrap_or_else(|| name.chars().take(MAX_SERIAL_BYTES).collect()),
         read_only: section.read("read_only", "true, false", |value| value.boolean())?.unwrap_or(false),
-        driver: driver.unwrap_or(BusDriver::VirtioVdpa),
+        via: via(section)?,
+        name,
+    })
+}
+
+fn via(section: &Section) -> Result<Via, Error> {
+    let vhost_user = section.choice("transport", &[("vduse", false), ("vhost-user", true)])?.unwrap_or(false);
+    let (foreign, why): (&[&str], _) = match vhost_user {
+        true => (&["driver", "bounce_size"], "only for transport vduse"),
+        false => (&["socket"], "only for transport vhost-user"),
+    };
+    if let Some(setting) = foreign.iter().find_map(|key| section.get(key)) {
+        return Err(section.refuse(setting, why));
+    }
+    if vhost_user {
+        let allowed = format!("the path of a unix socket, at most {MAX_SOCKET_BYTES} bytes");
+        let socket = section.read("socket", &allowed, |value| {
+            let fits = |path: &&str| (1..=MAX_SOCKET_BYTES).contains(&path.len()) && !path.contains('\0');
+            value.text().filter(fits).map(Into::into)
+        })?;
+        let why = "transport vhost-user needs the path of its socket, for example \"/run/d0.sock\"";
+        return Ok(Via::VhostUser { socket: socket.ok_or_else(|| section.missing("socket", why))? });
+    }
+    let drivers = [("virtio-vdpa", BusDriver::VirtioVdpa), ("vhost-vdpa", BusDriver::VhostVdpa)];
+    Ok(Via::Vduse {
+        driver: section.choice("driver", &drivers)?.unwrap_or(BusDriver::VirtioVdpa),
         bounce_bytes: section.read("bounce_size", "1MiB to 1GiB, a multiple of 1MiB", |value| {
             let bytes = size_bytes(value)?;
             ((MIB..=GIB).contains(&bytes) && bytes % MIB == 0).then_some(bytes)
         })?,
-        name,
     })
 }
 
@@ -189,7 +218,7 @@ fn disk_cores(section: &Section, reactor_cores: &[usize]) -> Result<Vec<usize>, 
     }
 }
 
-fn cores(section: &Section) -> Result<Option<Vec<usize>>, Error> {
+pub(super) fn cores(section: &Section) -> Result<Option<Vec<usize>>, Error> {
     let allowed = "core numbers from 0 to 1023, at least one";
     let cores = section.read("cores", allowed, |value| value.cores().filter(|cores| !cores.is_empty()))?;
     let twice = cores

@@ -56,7 +56,7 @@ fn disk(index: usize, text: &str) -> Result<Section, Error> {
 }
 
 /// Splits at single commas; two commas stand for one in a value (a file's name may have one).
-fn split_at_commas(text: &str) -> Vec<String> {
+pub(super) fn split_at_commas(text: &str) -> Vec<String> {
     let mut parts = vec![String::new()];
     let mut letters = text.chars().peekable();
     while let Some(letter) = letters.next() {

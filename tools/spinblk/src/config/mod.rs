@@ -14,6 +14,7 @@ mod file;
 mod flags;
 mod setting;
 mod size;
+mod target;
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -25,7 +26,8 @@ use crate::backend::{Direct, NullReads};
 use crate::transport::BusDriver;
 pub(crate) use check::show_cores;
 pub use flags::Flags;
-pub(crate) use size::show_size;
+pub(crate) use size::{SIZE_FORMS, parse_size, show_size};
+pub(crate) use target::{core_list, target};
 
 /// A file longer than this is no configuration.
 const MAX_FILE_BYTES: u64 = 1 << 20;
@@ -58,10 +60,25 @@ pub struct Disk {
     pub serial: String,
     /// Whether the guest may only read.
     pub read_only: bool,
-    /// The bus driver that takes it.
-    pub driver: BusDriver,
-    /// Size of its bounce region; `None` for the kernel's own choice.
-    pub bounce_bytes: Option<u64>,
+    /// How guests get at it.
+    pub via: Via,
+}
+
+/// How guests get at a disk.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Via {
+    /// The kernel's vDPA bus.
+    Vduse {
+        /// The bus driver that takes it.
+        driver: BusDriver,
+        /// Size of its bounce region; `None` for the kernel's own choice.
+        bounce_bytes: Option<u64>,
+    },
+    /// A unix socket that a VM connects to.
+    VhostUser {
+        /// Where it listens.
+        socket: PathBuf,
+    },
 }
 
 /// What holds a disk's data.

@@ -1,10 +1,10 @@
 //! Sizes as people write them (`256MiB`, `4K`, `1G`), and back.
 
 /// What a size may look like, for messages.
-pub(super) const SIZE_FORMS: &str = "bytes or a number with KiB, MiB, GiB, TiB (also k, M, G, T)";
+pub(crate) const SIZE_FORMS: &str = "bytes or a number with KiB, MiB, GiB, TiB (also k, M, G, T)";
 
 /// Reads a size: a whole number and a unit as `truncate` takes it. `K`, `k` and `KiB` are 1024; `KB` is 1000.
-pub(super) fn parse_size(text: &str) -> Option<u64> {
+pub(crate) fn parse_size(text: &str) -> Option<u64> {
     let text = text.trim();
     let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
     let (number, unit) = text.split_at(digits);

@@ -19,9 +19,11 @@ fn flags(cores: &str, disks: &[&str]) -> Result<Config, Error> {
 fn the_example_is_a_configuration_with_every_key() {
     let config = toml(EXAMPLE).unwrap();
     assert_eq!(config.cores, [1, 2]);
-    assert_eq!(config.disks.len(), 3);
+    assert_eq!(config.disks.len(), 4);
     assert_eq!(config.disks[0].backend, Backend::Malloc { size_bytes: 256 << 20, block_size: 4096 });
-    assert_eq!(config.disks[0].bounce_bytes, Some(64 << 20));
+    let vduse = Via::Vduse { driver: BusDriver::VirtioVdpa, bounce_bytes: Some(64 << 20) };
+    assert_eq!(config.disks[0].via, vduse);
+    assert_eq!(config.disks[3].via, Via::VhostUser { socket: "/run/vm0.sock".into() });
     assert_eq!(config.disks[1].cores, [2]);
     let null = Backend::Null { size_bytes: 1 << 40, block_size: 512, reads: NullReads::Zeroes };
     assert_eq!(config.disks[2].backend, null);
@@ -39,10 +41,11 @@ fn flags_and_file_give_the_same() {
         hugepages: Some("try".into()),
         disks: vec![
             "name=ram0,type=malloc,size=256MiB,block-size=4096,queues=2,queue-size=256,cores=1+2,serial=RAM-0001,\
-             read-only=false,driver=virtio-vdpa,bounce-size=64MiB"
+             read-only=false,transport=vduse,driver=virtio-vdpa,bounce-size=64MiB"
                 .into(),
             "name=file0,type=aio,path=/srv/disk.img,direct=auto,cores=2".into(),
             "name=null0,type=null,size=1TiB,reads=zeroes".into(),
+            "name=vm0,type=malloc,size=1GiB,transport=vhost-user,socket=/run/vm0.sock".into(),
         ],
     });
     assert_eq!(from_flags.unwrap(), toml(EXAMPLE).unwrap());
@@ -137,6 +140,16 @@ fn refusals_of_a_file_name_line_key_value_and_what_is_allowed() {
         ("driver = \"vhost\"", "driver = \"vhost\": allowed: virtio-vdpa, vhost-vdpa"),
         ("bounce_size = \"2G\"", "bounce_size = \"2G\": allowed: 1MiB to 1GiB, a multiple of 1MiB"),
         ("direct = \"on\"", "direct = \"on\": only for type aio"),
+        ("transport = \"vhost\"", "transport = \"vhost\": allowed: vduse, vhost-user"),
+        ("socket = \"/x\"", "socket = \"/x\": only for transport vhost-user"),
+        (
+            "socket = \"\"\ntransport = \"vhost-user\"",
+            "socket = \"\": allowed: the path of a unix socket, at most 107 bytes",
+        ),
+        (
+            "driver = \"vhost-vdpa\"\nsocket = \"/x\"\ntransport = \"vhost-user\"",
+            "driver = \"vhost-vdpa\": only for transport vduse",
+        ),
     ];
     for (text, want) in null_cases {
         let error = toml(&format!("{reactor}{null}{text}\n")).unwrap_err().one_line();
@@ -162,6 +175,20 @@ fn names_are_safe_for_the_kernel_and_not_taken_twice() {
         error.one_line(),
         "s.toml:8: disk d0: name = \"d0\": another disk has this name; give each its own"
     );
+}
+
+#[test]
+fn a_vhost_user_disk_needs_a_socket_of_its_own() {
+    let disk =
+        |name: &str, socket: &str| format!("name={name},type=null,size=1M,transport=vhost-user{socket}");
+    let error = flags("1", &[&disk("d0", "")]).unwrap_err().one_line();
+    assert_eq!(
+        error,
+        "--disk d0: socket: is missing; transport vhost-user needs the path of its socket, for example \"/run/d0.sock\""
+    );
+    let twice = [disk("d0", ",socket=/run/d.sock"), disk("d1", ",socket=/run/d.sock")];
+    let error = flags("1", &[&twice[0], &twice[1]]).unwrap_err().one_line();
+    assert_eq!(error, "--disk d1: socket=/run/d.sock: another disk has this socket; give each its own");
 }
 
 #[test]

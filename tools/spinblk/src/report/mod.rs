@@ -2,6 +2,8 @@
 
 mod text;
 
+pub(crate) use text::show_ns;
+
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
@@ -117,15 +119,7 @@ impl Report {
     /// # Errors
     /// [`Error::Report`].
     pub fn write_json(&self, path: &Path) -> Result<(), Error> {
-        let failed = |source| Error::Report { path: path.into(), source };
-        // As any file that the user makes: the umask decides who reads it.
-        let mode = std::fs::Permissions::from_mode(0o666);
-        let temporary = tempfile::Builder::new().permissions(mode).tempfile_in(directory(path));
-        let mut file = temporary.map_err(failed)?;
-        serde_json::to_writer_pretty(&mut file, self).map_err(|e| failed(e.into()))?;
-        writeln!(file).and_then(|()| file.as_file().sync_all()).map_err(failed)?;
-        file.persist(path).map_err(|e| failed(e.error))?;
-        Ok(())
+        write_json(self, path)
     }
 }
 
@@ -176,6 +170,19 @@ impl QueueReport {
             mapping_faults: stats.mapping_faults,
         }
     }
+}
+
+/// Writes any report as JSON: readers see the old file or the whole new one, never a part.
+pub(crate) fn write_json(report: &impl Serialize, path: &Path) -> Result<(), Error> {
+    let failed = |source| Error::Report { path: path.into(), source };
+    // As any file that the user makes: the umask decides who reads it.
+    let mode = std::fs::Permissions::from_mode(0o666);
+    let temporary = tempfile::Builder::new().permissions(mode).tempfile_in(directory(path));
+    let mut file = temporary.map_err(failed)?;
+    serde_json::to_writer_pretty(&mut file, report).map_err(|e| failed(e.into()))?;
+    writeln!(file).and_then(|()| file.as_file().sync_all()).map_err(failed)?;
+    file.persist(path).map_err(|e| failed(e.error))?;
+    Ok(())
 }
 
 /// Finds out now whether the report can be written at the end, after hours of measuring.

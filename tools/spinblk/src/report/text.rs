@@ -76,7 +76,7 @@ fn write_reactor(f: &mut fmt::Formatter<'_>, reactor: &ReactorReport) -> fmt::Re
 }
 
 /// Nanoseconds for people, three digits: `870 ns`, `12.3 µs`, `4.56 ms`, `1.20 s`.
-pub(super) fn show_ns(ns: u64) -> String {
+pub(crate) fn show_ns(ns: u64) -> String {
     if ns < 1000 {
         return format!("{ns} ns");
     }

@@ -9,7 +9,7 @@ use spinblk_perf::QueueStats;
 use spinblk_reactor::Handle;
 
 use super::*;
-use crate::config::Flags;
+use crate::config::{Flags, Via};
 use crate::transport::{DiskReport, Exported, QueueReport};
 
 /// What happens when the disk of this number (from 0) is started.
@@ -44,7 +44,8 @@ impl Transport for Fake {
 
     fn start(
         &self,
-        disk: DiskConfig,
+        disk: &Disk,
+        _: &Config,
         bdev: Arc<dyn Bdev>,
         reactors: &[Arc<Handle>],
     ) -> Result<Box<dyn Exported>, Error> {
@@ -54,7 +55,7 @@ impl Transport for Fake {
                 // Goes to this thread, which is the one that waits for it.
                 Then::Signal => raise(Signal::SIGTERM).unwrap(),
                 Then::Refuse => {
-                    let (name, reason) = (disk.name, "no more".into());
+                    let (name, reason) = (disk.name.clone(), "no more".into());
                     return Err(spinblk_vduse::Error::Spec { name, reason }.into());
                 }
                 Then::KillReactor => {
@@ -65,7 +66,7 @@ impl Transport for Fake {
         self.started.fetch_add(1, Ordering::SeqCst);
         let (stopped, problem) = (Arc::clone(&self.stopped), self.problem);
         Ok(Box::new(FakeExport {
-            disk,
+            name: disk.name.clone(),
             core: reactors[0].core(),
             _reactors: reactors.to_vec(),
             stopped,
@@ -75,7 +76,7 @@ impl Transport for Fake {
 }
 
 struct FakeExport {
-    disk: DiskConfig,
+    name: String,
     core: usize,
     _reactors: Vec<Arc<Handle>>,
     stopped: Arc<AtomicUsize>,
@@ -87,11 +88,15 @@ impl Exported for FakeExport {
         Some("/dev/vdx".into())
     }
 
+    fn is_alive(&self) -> bool {
+        true
+    }
+
     fn stop(self: Box<Self>) -> DiskReport {
         self.stopped.fetch_add(1, Ordering::SeqCst);
         let queue = QueueReport { index: 0, core: self.core, stats: QueueStats::new() };
         DiskReport {
-            name: self.disk.name.clone(),
+            name: self.name.clone(),
             device_path: self.device_path(),
             umem: false,
             queues: vec![queue],
@@ -174,4 +179,7 @@ fn a_disk_is_described_in_one_line() {
     let config = Config::from_flags(&flags).unwrap();
     let line = describe(&config.disks[0], 256 << 20, Some("/dev/vda".into()));
     assert_eq!(line, "d0: /dev/vda, malloc 256 MiB read-only, 2 queues of 256 on cores 1, 2, virtio-vdpa");
+    let via = Via::VhostUser { socket: "/run/d0.sock".into() };
+    let line = describe(&Disk { via, ..config.disks[0].clone() }, 1 << 30, Some("/run/d0.sock".into()));
+    assert_eq!(line, "d0: /run/d0.sock, malloc 1 GiB read-only, 2 queues of 256 on cores 1, 2, vhost-user");
 }

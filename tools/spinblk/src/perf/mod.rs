@@ -1,0 +1,86 @@
+//! `spinblk perf`: from flags to a run of the load generator, and from its outcome to a report.
+//!
+//! ```text
+//!   args ──► Job, Target ──► spinblk_load::run ──► report ──► text, JSON
+//!                                 │ watch: stop signals, live line
+//! ```
+
+mod args;
+mod live;
+mod report;
+
+use std::io::Write;
+use std::ops::ControlFlow;
+use std::time::Duration;
+
+use spinblk_load::{BdevTarget, Job, Outcome, Target, VhostUser, VhostUserOptions};
+use spinblk_reactor::Hugepages;
+
+pub use args::PerfArgs;
+pub(crate) use args::{PERF_EXAMPLES, PERF_HELP};
+pub use report::Report;
+
+use crate::cores::Cores;
+use crate::report::{check_writable, write_json};
+use crate::signals::Signals;
+use crate::{Error, backend};
+use args::TargetArg;
+use live::Live;
+
+/// Runs the load that `args` describe and prints what it found.
+///
+/// # Errors
+/// Those of the configuration and of the load generator; [`Error::Unclean`] when requests failed or contents were wrong.
+pub fn perf(args: &PerfArgs) -> Result<(), Error> {
+    let (job, target) = args.to_job()?;
+    if let Some(path) = &args.json {
+        check_writable(path)?;
+    }
+    // Two pollers on one core would each look half as fast as they are.
+    let _cores = Cores::claim(&job.cores)?;
+    match target {
+        TargetArg::Disk(disk) => {
+            let bdev = backend::open(&disk, Hugepages::Try)?;
+            run(args, &job, &BdevTarget::new(bdev, Hugepages::Try))
+        }
+        TargetArg::VhostUser(path) => {
+            let options = VhostUserOptions {
+                queues: job.queues,
+                depth: job.depth,
+                block_bytes: job.block_bytes,
+                event_idx: !args.no_event_idx,
+            };
+            run(args, &job, &VhostUser::connect(&path, options)?)
+        }
+    }
+}
+
+fn run<T: Target>(args: &PerfArgs, job: &Job, target: &T) -> Result<(), Error> {
+    let outcome = watched(args, job, target)?;
+    let report = Report::new(&args.target, args.rw.name(), job, target.geometry(), &outcome);
+    // A reader that has gone away (`| head`) is no failure.
+    let _ = write!(std::io::stdout(), "{report}");
+    if let Some(path) = &args.json {
+        write_json(&report, path)?;
+    }
+    report.complaint().map_or(Ok(()), |complaint| Err(Error::Unclean(complaint)))
+}
+
+/// Runs the job; a stop signal ends it early.
+fn watched<T: Target>(args: &PerfArgs, job: &Job, target: &T) -> Result<Outcome, Error> {
+    let signals = Signals::block()?;
+    let mut live = args.progress.then(|| Live::new(job));
+    let outcome = spinblk_load::run(job, target, &mut |progress| {
+        if let Some(live) = &mut live {
+            live.show(progress);
+        }
+        match signals.wait(Duration::ZERO) {
+            Ok(None) => ControlFlow::Continue(()),
+            Ok(Some(_)) | Err(_) => ControlFlow::Break(()),
+        }
+    });
+    if let Some(live) = live {
+        live.clear();
+    }
+    Ok(outcome?)
+}
