@@ -164,7 +164,7 @@ fn main() {
         std::process::exit(1);
     };
     let seconds = argument("--seconds").and_then(|text| text.parse().ok()).unwrap_or(0.2);
-    println!("driver on core {driver}, device on core {device}; median (min-max) of {REPEATS}\n");
+    println!("driver on core {driver}, device on core {device}; best (median, worst) of {REPEATS}\n");
     println!(
         "| traffic | depth | M requests/s | ns per request | ns per round trip |\n|---|---|---|---|---|"
     );
