@@ -79,6 +79,8 @@ pub struct Ring {
     unsubmitted: u32,
     in_flight: usize,
     buffers: Vec<Option<Buffer>>,
+    /// Whether the kernel has refused a buffer already.
+    buffer_refused: bool,
     files: Vec<bool>,
     counters: RingCounters,
     not_send: std::marker::PhantomData<*mut ()>,
@@ -122,6 +124,7 @@ impl Ring {
             unsubmitted: 0,
             in_flight: 0,
             buffers: (0..buffer_slots).map(|_| None).collect(),
+            buffer_refused: false,
             files: vec![false; file_slots],
             counters: RingCounters::default(),
             not_send: std::marker::PhantomData,
@@ -243,9 +246,13 @@ impl Ring {
         // SAFETY: our caller promises that the range is mapped for as long as it is registered.
         let done = unsafe { self.uring.submitter().register_buffers_update(index as u32, &[iovec], None) };
         if let Err(e) = done {
-            warn!(
-                "io_uring: cannot register {len_bytes} bytes as a fixed buffer ({e}); raise RLIMIT_MEMLOCK"
-            );
+            // Once: it would be said again for each queue and each change of its memory.
+            if !std::mem::replace(&mut self.buffer_refused, true) {
+                let fix = if e.raw_os_error() == Some(libc::ENOMEM) { "; raise RLIMIT_MEMLOCK" } else { "" };
+                warn!(
+                    "io_uring: cannot register {len_bytes} bytes as a fixed buffer ({e}){fix}; I/O goes without"
+                );
+            }
             return None;
         }
         self.buffers[index] = Some(Buffer { addr: start, len_bytes, users: 1 });

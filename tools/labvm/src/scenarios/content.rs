@@ -6,6 +6,7 @@ use crate::fail::{Fail, ensure};
 use crate::lab::Lab;
 use crate::null_blk::NullBlk;
 use crate::spinblk::{Daemon, Disk};
+use crate::state::text_of;
 use crate::vdpa;
 use crate::wait::wait_for;
 use std::path::Path;
@@ -79,6 +80,16 @@ fn blkdiscard(device: &Path, options: &[&str], offset: u64, len_bytes: u64) -> R
     command.path(device).limit_s(60).run().map(drop)
 }
 
+/// Asks for the mask of CPUs that run the interrupt handlers of d0's queues.
+fn irq_cpus_are(mask: &str) -> Result<(), Fail> {
+    for queue in 0..2 {
+        let path = format!("/sys/class/vduse/d0/vq{queue}/irq_cb_affinity");
+        let found = text_of(&path);
+        ensure!(found.trim() == mask, "{path} is {:?}, not {mask:?}", found.trim());
+    }
+    Ok(())
+}
+
 /// Serial, size, queues and features are what was asked for.
 pub(super) fn attributes(lab: &mut Lab) -> Result<(), Fail> {
     lab.load_vduse()?;
@@ -96,6 +107,11 @@ pub(super) fn attributes(lab: &mut Lab) -> Result<(), Fail> {
     }
     let queues = queue_count(&device);
     ensure!(queues == 2, "{} has {queues} queues, not 2", device.display());
+    // CPU 0 alone takes interrupts, because CPU 1 is polled; a new probe of the driver does not change that.
+    irq_cpus_are("1")?;
+    vdpa::unbind("d0")?;
+    vdpa::bind("d0")?;
+    irq_cpus_are("1")?;
     daemon.stop().map(drop)
 }
 
