@@ -33,7 +33,7 @@ Keys of --disk (in brackets what is taken when a key is not given):
   reads        what null reads give: untouched, zeroes [untouched]
   block-size   512, 1024, 2048, 4096 [512; aio: the target's own]
   queues       number of virtqueues, 1 to 64 [1]
-  queue-size   entries of each, a power of two from 2 to 1024 [256]
+  queue-size   entries of each, a power of two from 4 to 1024 [256]
   cores        cores for the queues, dealt in turn, such as 1+2 [all]
   serial       what guests see, at most 20 characters [the name]
   read-only    true, false [false]

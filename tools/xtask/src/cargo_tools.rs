@@ -1,4 +1,4 @@
-//! Programs from crates.io that some tasks need, installed once into the cache.
+//! Programs from the Rust package registry that some tasks need, installed once into the cache.
 
 use crate::error::Result;
 use crate::process::{command, run_logged};

@@ -83,8 +83,9 @@ pub(super) fn disk(section: &Section, reactor_cores: &[usize]) -> Result<Disk, E
         .ok_or_else(|| section.missing("name", "it names the disk on the vDPA bus, for example \"d0\""))?;
     let in_range = |n: i64, low: u16, high: u16| u16::try_from(n).ok().filter(|n| (low..=high).contains(n));
     let queues = section.read("queues", "1 to 64", |value| in_range(value.integer()?, 1, 64))?;
-    let queue_size = section.read("queue_size", "a power of two from 2 to 1024", |value| {
-        in_range(value.integer()?, 2, 1024).filter(|n| n.is_power_of_two())
+    let queue_size = section.read("queue_size", "a power of two from 4 to 1024", |value| {
+        // A request takes three descriptors: header, data, status.
+        in_range(value.integer()?, 4, 1024).filter(|n| n.is_power_of_two())
     })?;
     let serial = section.read("serial", "at most 20 printable ASCII characters", |value| {
         let text = value.text()?;

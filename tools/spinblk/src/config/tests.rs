@@ -128,7 +128,7 @@ fn refusals_of_a_file_name_line_key_value_and_what_is_allowed() {
         ("queues = 0", "queues = 0: allowed: 1 to 64"),
         ("queues = \"2\"", "queues = \"2\": allowed: 1 to 64"),
         ("queues = 2.5", "queues = 2.5: allowed: 1 to 64"),
-        ("queue_size = 100", "queue_size = 100: allowed: a power of two from 2 to 1024"),
+        ("queue_size = 100", "queue_size = 100: allowed: a power of two from 4 to 1024"),
         ("block_size = 8192", "block_size = 8192: allowed: 512, 1024, 2048, 4096"),
         ("cores = [1, 3]", "cores = [1, 3]: core 3 has no reactor; allowed: 1, 2"),
         (
@@ -199,7 +199,7 @@ fn refusals_of_flags_name_disk_and_key() {
         (
             "1",
             &["name=d0,type=null,size=1M,queue-size=100"],
-            "--disk d0: queue-size=100: allowed: a power of two from 2 to 1024",
+            "--disk d0: queue-size=100: allowed: a power of two from 4 to 1024",
         ),
         (
             "1",
