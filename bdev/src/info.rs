@@ -67,16 +67,12 @@ impl Info {
     /// The [`IoError`] to answer with.
     #[inline]
     pub fn check(&self, io: &Io) -> Result<(), IoError> {
-        match io.op() {
-            Op::Flush => return Ok(()),
-            Op::Read => {}
-            Op::Write | Op::Discard | Op::WriteZeroes { .. } if self.read_only => {
-                return Err(IoError::ReadOnly);
-            }
-            Op::Discard if !self.caps.discard => return Err(IoError::Unsupported),
-            Op::WriteZeroes { .. } if !self.caps.write_zeroes => return Err(IoError::Unsupported),
-            Op::Write | Op::Discard | Op::WriteZeroes { .. } => {}
-        }
+        // By itself, because most I/Os are reads and this is their whole check.
+        if matches!(io.op(), Op::Read) { self.check_range(io, true) } else { self.check_other(io) }
+    }
+
+    #[inline]
+    fn check_range(&self, io: &Io, moves_data: bool) -> Result<(), IoError> {
         let mask = u64::from(self.block_size) - 1;
         if (io.offset_bytes() | io.len_bytes()) & mask != 0 {
             return Err(IoError::Misaligned);
@@ -85,11 +81,31 @@ impl Info {
             Some(end) if end <= self.size_bytes() => {}
             _ => return Err(IoError::OutOfRange),
         }
-        let moves_data = matches!(io.op(), Op::Read | Op::Write);
-        if moves_data && segments_len_bytes(io.segments()) != Some(io.len_bytes()) {
-            return Err(IoError::Misaligned);
+        let fits = match io.segments() {
+            _ if !moves_data => true,
+            [one] => one.len_bytes() as u64 == io.len_bytes(),
+            segments => segments_len_bytes(segments) == Some(io.len_bytes()),
+        };
+        if fits { Ok(()) } else { Err(IoError::Misaligned) }
+    }
+
+    #[inline(never)]
+    fn check_other(&self, io: &Io) -> Result<(), IoError> {
+        if io.op() == Op::Flush {
+            return Ok(());
         }
-        Ok(())
+        self.check_permission(io.op())?;
+        self.check_range(io, io.op() == Op::Write)
+    }
+
+    /// Whether an operation that changes the device may do so.
+    fn check_permission(&self, op: Op) -> Result<(), IoError> {
+        match op {
+            _ if self.read_only => Err(IoError::ReadOnly),
+            Op::Discard if !self.caps.discard => Err(IoError::Unsupported),
+            Op::WriteZeroes { .. } if !self.caps.write_zeroes => Err(IoError::Unsupported),
+            _ => Ok(()),
+        }
     }
 }
 

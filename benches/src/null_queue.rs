@@ -39,12 +39,12 @@ fn rig(indirect: bool) -> Rig {
 /// Serves `requests` reads of 4 KiB, `depth` at a time.
 #[inline(never)]
 fn serve(rig: &mut Rig, depth: u16, requests: u64) {
-    let mut index = rig.queue.next_avail();
+    let mut index = rig.queue.state().avail;
     let mut served = 0;
     while served < requests {
         index = index.wrapping_add(depth);
         rig.driver.set_avail_index(index);
-        while rig.queue.next_avail() != index {
+        while rig.queue.state().avail != index {
             rig.poll();
         }
         served += u64::from(depth);

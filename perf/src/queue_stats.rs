@@ -3,7 +3,7 @@
 use crate::OpStats;
 
 /// The kinds of request that are told apart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(usize)]
 pub enum OpKind {
     /// Device to guest.
@@ -17,6 +17,7 @@ pub enum OpKind {
     /// Zero blocks.
     WriteZeroes,
     /// Everything else: get-id, unknown and malformed requests.
+    #[default]
     Other,
 }
 

@@ -64,14 +64,20 @@ impl OpStats {
     /// Counts one completed request.
     #[inline]
     pub fn record(&mut self, latency_ns: u64, bytes: u64, ok: bool) {
-        self.ios += 1;
+        self.record_many(1, latency_ns, bytes, ok);
+    }
+
+    /// Counts `ios` requests that took equally long and ended alike; `bytes` is what they moved together.
+    #[inline]
+    pub fn record_many(&mut self, ios: u64, latency_ns: u64, bytes: u64, ok: bool) {
+        self.ios += ios;
         if ok {
             self.bytes += bytes;
         } else {
-            self.errors += 1;
+            self.errors += ios;
         }
         if let Some(histogram) = &mut self.latency_ns {
-            histogram.saturating_record(latency_ns);
+            histogram.saturating_record_n(latency_ns, ios);
         }
     }
 

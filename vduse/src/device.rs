@@ -21,7 +21,7 @@ pub use self::iotlb::{IotlbEntry, RegionInfo};
 use crate::Error;
 use crate::control::check_name;
 use crate::message::{MESSAGE_BYTES, Message, Reply};
-use crate::uapi::{self, RingState};
+use crate::uapi::{self, VqState};
 
 const DEV_VDUSE: &str = "/dev/vduse";
 /// devtmpfs makes the node before CREATE_DEV returns; a /dev kept by udev or a container manager may take longer.
@@ -40,7 +40,7 @@ pub struct VqInfo {
     /// IOVA of the used ring (packed: the device's event area).
     pub device_addr: u64,
     /// Where the driver wants the device to *start*. Not its progress: the kernel does not know that.
-    pub start: RingState,
+    pub start: VqState,
     /// Whether the driver enabled the queue.
     pub ready: bool,
 }

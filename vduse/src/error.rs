@@ -279,6 +279,17 @@ pub enum Error {
         /// How many.
         requests: u16,
     },
+    /// Another process served it, and what it knew of a packed ring is gone with it.
+    #[error(
+        "disk {name}: queue {queue} is a packed ring, whose state died with the process that served it; detach the disk \
+         (`vdpa dev del {name}`) and start again"
+    )]
+    PackedTakeOver {
+        /// The disk.
+        name: String,
+        /// The queue.
+        queue: u16,
+    },
     /// The driver has the device but made no node for it.
     #[error(
         "disk {name}: {driver} has it, but no device node appeared; is the module virtio_blk loaded, and /dev a devtmpfs?"

@@ -54,6 +54,8 @@ pub struct DiskConfig {
     pub queue_size: u16,
     /// What the guest reads as serial number.
     pub serial: String,
+    /// Whether to offer packed rings; a Linux driver takes them when they are offered.
+    pub packed: bool,
     /// Who gets it: containers (virtio-vdpa) or VMs (vhost-vdpa).
     pub driver: BusDriver,
     /// Size of the bounce region; `None` leaves the kernel's 64 MiB.
@@ -200,6 +202,7 @@ impl Export {
             // are long enough without.
             indirect: self.config.driver == BusDriver::VhostVdpa,
             event_idx: true,
+            packed: self.config.packed,
             coalesce: true,
         }
     }

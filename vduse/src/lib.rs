@@ -21,4 +21,4 @@ pub use export::{DiskConfig, DiskReport, Export};
 pub use message::{Message, Reply};
 pub use session::QueueReport;
 pub use sysfs::{Attributes, irq_cpus_off};
-pub use uapi::{PackedState, RingState};
+pub use uapi::VqState;

@@ -5,7 +5,7 @@
 //! [`Reply::Failed`]): an unanswered one breaks the device for good when the kernel's timeout runs out.
 
 use crate::uapi::{
-    GET_VQ_STATE, RESULT_FAILED, RESULT_OK, RingState, SET_STATUS, SET_VQ_GROUP_ASID, UPDATE_IOTLB,
+    GET_VQ_STATE, RESULT_FAILED, RESULT_OK, SET_STATUS, SET_VQ_GROUP_ASID, UPDATE_IOTLB, VqState,
 };
 
 /// Bytes of a request and of a response: a head of 24 and a body of 128.
@@ -103,7 +103,7 @@ pub enum Reply {
         /// The queue.
         queue: u32,
         /// Its state.
-        state: RingState,
+        state: VqState,
     },
 }
 
@@ -136,7 +136,7 @@ fn u64_at(bytes: &[u8; MESSAGE_BYTES], offset: usize) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::uapi::PackedState;
+    use spinblk_virtio::{RingKind, RingState};
 
     fn request(kind: u32, request_id: u32, body: &[u8]) -> Vec<u8> {
         let mut bytes = vec![0; MESSAGE_BYTES];
@@ -178,13 +178,14 @@ mod tests {
         assert!(ok[4..].iter().all(|&b| b == 0));
         assert_eq!(Reply::Failed.encode(1)[4..8], 1u32.to_ne_bytes());
 
-        let split = Reply::VqState { queue: 2, state: RingState::split(0xbeef) }.encode(1);
+        let state = VqState::new(RingKind::Split, RingState { avail: 0xbeef, used: 0 });
+        let split = Reply::VqState { queue: 2, state }.encode(1);
         assert_eq!(split[4..24], [0; 20]);
         assert_eq!(split[24..28], 2u32.to_ne_bytes());
         assert_eq!(split[28..30], 0xbeefu16.to_ne_bytes());
 
-        let packed = PackedState { avail_wrap: true, avail_index: 5, used_wrap: true, used_index: 6 };
-        let packed = Reply::VqState { queue: 0, state: RingState::packed(packed) }.encode(1);
+        let state = VqState::new(RingKind::Packed, RingState { avail: 0x8005, used: 0x8006 });
+        let packed = Reply::VqState { queue: 0, state }.encode(1);
         let words: Vec<u8> = [1u16, 5, 1, 6].into_iter().flat_map(u16::to_ne_bytes).collect();
         assert_eq!(packed[28..36], words);
         assert!(packed[36..].iter().all(|&b| b == 0));

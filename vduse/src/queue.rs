@@ -10,7 +10,7 @@ use spinblk_bdev::{Bdev, BrokenChannel, Channel};
 use spinblk_perf::QueueStats;
 use spinblk_reactor::{Handle, PollerId, Ring};
 use spinblk_virtio::blk::{BlkQueue, Device as BlkDevice, QueueHost};
-use spinblk_virtio::{MemoryMap, QueueError, RingConfig};
+use spinblk_virtio::{MemoryMap, QueueError, RingConfig, RingState};
 use tracing::{error, warn};
 
 use crate::Error;
@@ -168,19 +168,19 @@ impl Queue {
     }
 
     /// Takes it off its reactor, quiet or not: one with I/O in flight is abandoned there and holds `until_gone` for as
-    /// long as it lasts. Returns where the avail ring stood if it was quiet.
-    fn take_off(&mut self, name: &str, until_gone: &Arc<()>) -> Result<Option<u16>, Error> {
+    /// long as it lasts. Returns where the ring stood if it was quiet.
+    fn take_off(&mut self, name: &str, until_gone: &Arc<()>) -> Result<Option<RingState>, Error> {
         let Some(id) = self.poller.take() else { return Ok(None) };
         let token = until_gone.clone();
         let taken = self.reactor.call(CALL_TIMEOUT, move |reactor| {
             let (queue, core) = reactor.poller::<BlkQueue>(id)?;
-            let (stats, next_avail, quiet) = (queue.stats(), queue.next_avail(), queue.is_quiet());
+            let (stats, state, quiet) = (queue.stats(), queue.state(), queue.is_quiet());
             if quiet {
                 reactor.remove::<BlkQueue>(id);
             } else {
                 queue.abandon(token, &mut core.ring);
             }
-            Some((stats, quiet.then_some(next_avail)))
+            Some((stats, quiet.then_some(state)))
         });
         match taken {
             Ok(Some((stats, stood))) => {
@@ -196,9 +196,9 @@ impl Queue {
         }
     }
 
-    /// Whether nothing is in flight, and where the avail ring stands.
-    fn state(&self, name: &str) -> Result<(bool, u16), Error> {
-        self.with(name, |queue, _| (queue.is_quiet(), queue.next_avail()))?
+    /// Whether nothing is in flight, and where the ring stands.
+    fn state(&self, name: &str) -> Result<(bool, RingState), Error> {
+        self.with(name, |queue, _| (queue.is_quiet(), queue.state()))?
             .ok_or(Error::QueueGone { name: name.into(), queue: self.index })
     }
 
@@ -218,7 +218,7 @@ impl Queue {
 
 /// Lets `queues` take nothing new and finish what is in flight, all together, for a bounded time. Returns where each
 /// stands that fell quiet.
-pub(crate) fn settle(name: &str, queues: &[Queue]) -> Vec<(u16, u16)> {
+pub(crate) fn settle(name: &str, queues: &[Queue]) -> Vec<(u16, RingState)> {
     let deadline = Instant::now() + DRAIN_TIMEOUT;
     let mut waiting: Vec<&Queue> = queues.iter().filter(|queue| queue.is_running()).collect();
     for queue in &waiting {
@@ -249,7 +249,7 @@ pub(crate) fn settle(name: &str, queues: &[Queue]) -> Vec<(u16, u16)> {
 /// How a stop of all queues ended.
 pub(crate) struct Stopped {
     /// Queues that were drained, and where they stood.
-    pub(crate) quiet: Vec<(u16, u16)>,
+    pub(crate) quiet: Vec<(u16, RingState)>,
     /// What went wrong with the others.
     pub(crate) problems: Vec<Error>,
 }

@@ -19,7 +19,7 @@ use spinblk_bdev::Bdev;
 use spinblk_perf::QueueStats;
 use spinblk_reactor::Hugepages;
 use spinblk_virtio::blk::Device as BlkDevice;
-use spinblk_virtio::{RingAddresses, RingConfig};
+use spinblk_virtio::{RingAddresses, RingConfig, RingKind, RingState};
 use tracing::{debug, error, info, warn};
 
 use crate::Error;
@@ -28,7 +28,7 @@ use crate::device::Device;
 use crate::message::{Message, Reply};
 use crate::queue::{Event, Events, Queue, settle, stop_all};
 use crate::sysfs::Attributes;
-use crate::uapi::RingState;
+use crate::uapi::VqState;
 
 /// Bits of the device status (virtio 2.1).
 const DRIVER_OK: u8 = 4;
@@ -36,6 +36,8 @@ const FEATURES_OK: u8 = 8;
 const FAILED: u8 = 0x80;
 /// Bit of VIRTIO_RING_F_EVENT_IDX.
 const EVENT_IDX: u32 = virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
+/// Bit of VIRTIO_F_RING_PACKED.
+const RING_PACKED: u32 = virtio_bindings::virtio_config::VIRTIO_F_RING_PACKED;
 
 /// Problems kept for the report; more are only counted.
 const MAX_PROBLEMS: usize = 50;
@@ -89,7 +91,7 @@ pub(crate) struct Session {
     space: AddressSpace,
     had_umem: bool,
     /// Queues whose rings are unmapped at the moment, and where they stood.
-    suspended: Vec<(u16, u16)>,
+    suspended: Vec<(u16, RingState)>,
     /// Shared with abandoned queues, which still use mappings and umem.
     until_gone: Arc<()>,
     problems: Vec<String>,
@@ -99,10 +101,10 @@ pub(crate) struct Session {
 /// Where a queue begins.
 #[derive(Clone, Copy, Debug)]
 enum Start {
-    /// At the index that the driver set, 0 after a reset.
+    /// Where the driver says, which is the start after a reset.
     AsDriverSays,
     /// Where it stood before.
-    At(u16),
+    At(RingState),
     /// At the used index, because the process that knew more is gone; only if nothing is in flight.
     WhereUsedStands,
 }
@@ -290,13 +292,19 @@ impl Session {
         for part in [addresses.desc, addresses.avail, addresses.used] {
             self.space.resolve(part)?;
         }
-        let next_avail = match start {
-            Start::AsDriverSays => info.start.avail_index(),
-            Start::At(index) => index,
-            Start::WhereUsedStands => self.quiet_index(index, addresses)?,
+        let kind = self.ring_kind()?;
+        let state = match (start, kind) {
+            (Start::AsDriverSays, _) => info.start.ring(kind),
+            (Start::At(state), _) => state,
+            (Start::WhereUsedStands, RingKind::Split) => {
+                RingState { avail: self.quiet_index(index, addresses)?, used: 0 }
+            }
+            (Start::WhereUsedStands, RingKind::Packed) => {
+                return Err(Error::PackedTakeOver { name: name.into(), queue: index });
+            }
         };
         let event_idx = self.device.features()? & 1 << EVENT_IDX != 0;
-        let config = RingConfig { addresses, size, next_avail, event_idx };
+        let config = RingConfig { kind, addresses, size, state, event_idx };
         debug!("disk {name}: queue {index} starts: {config:x?}");
         let queue = &mut self.queues[usize::from(index)];
         let problem =
@@ -305,6 +313,12 @@ impl Session {
             self.problem(&e);
         }
         Ok(true)
+    }
+
+    /// The format that the driver chose.
+    fn ring_kind(&self) -> Result<RingKind, Error> {
+        let packed = self.device.features()? & 1 << RING_PACKED != 0;
+        Ok(if packed { RingKind::Packed } else { RingKind::Split })
     }
 
     /// Goes on with the queues of a device that another process served until it died.
@@ -335,7 +349,7 @@ impl Session {
     }
 
     /// Stops all queues and says where the drained ones stood.
-    fn stop_queues(&mut self) -> Vec<(u16, u16)> {
+    fn stop_queues(&mut self) -> Vec<(u16, RingState)> {
         let stopped = stop_all(self.device.name(), &mut self.queues, &self.until_gone);
         for e in &stopped.problems {
             self.problem(e);
@@ -373,14 +387,14 @@ impl Session {
         let stood = self.stop_queues();
         self.suspended.extend(stood);
         self.space.forget();
-        for (index, next_avail) in std::mem::take(&mut self.suspended) {
-            match self.start_queue(index, Start::At(next_avail)) {
+        for (index, stood) in std::mem::take(&mut self.suspended) {
+            match self.start_queue(index, Start::At(stood)) {
                 Ok(true) => {}
-                Ok(false) => self.suspended.push((index, next_avail)),
+                Ok(false) => self.suspended.push((index, stood)),
                 Err(e) => {
                     // Its ring may be on the move: the next change may bring it back.
                     info!("{e}; queue {index} waits for the next change of mappings");
-                    self.suspended.push((index, next_avail));
+                    self.suspended.push((index, stood));
                 }
             }
         }
@@ -390,14 +404,14 @@ impl Session {
         Ok(())
     }
 
-    /// The avail index of a queue, with nothing in flight at that moment.
+    /// How far a queue has come, with nothing in flight at that moment.
     fn queue_state(&mut self, index: u32) -> Result<Reply, Error> {
         let name = self.device.name();
         let known = usize::try_from(index).ok().and_then(|at| self.queues.get_mut(at));
         let Some(queue) = known else { return Ok(Reply::Failed) };
         let number = queue.index();
         let stood = self.suspended.iter().find(|(suspended, _)| *suspended == number);
-        let avail_index = if queue.is_running() {
+        let state = if queue.is_running() {
             let settled = settle(name, std::slice::from_ref(queue));
             queue.resume(name)?;
             let not_quiet =
@@ -406,9 +420,9 @@ impl Session {
         } else if let Some((_, stood)) = stood {
             *stood
         } else {
-            self.device.vq_info(number)?.start.avail_index()
+            return Ok(Reply::VqState { queue: index, state: self.device.vq_info(number)?.start });
         };
-        Ok(Reply::VqState { queue: index, state: RingState::split(avail_index) })
+        Ok(Reply::VqState { queue: index, state: VqState::new(self.ring_kind()?, state) })
     }
 
     fn problem(&mut self, error: &Error) {

@@ -1,7 +1,7 @@
 //! `linux/vduse.h` in Rust: the structures and ioctls of API version 0, and what version 1 added.
 //!
 //! Layouts are checked against the C header at compile time and ioctl numbers in a test. Unions are kept as the plain
-//! words they overlay ([`RingState`], the message bodies in `message.rs`), so every bit pattern is a valid value.
+//! words they overlay ([`VqState`], the message bodies in `message.rs`), so every bit pattern is a valid value.
 //! An [`Ioctl`] ties a request number to its argument type; outside this module a call is safe.
 
 use std::ffi::c_int;
@@ -13,6 +13,7 @@ use std::ptr;
 use nix::errno::Errno;
 use nix::sys::ioctl::ioctl_num_type;
 use nix::{request_code_none, request_code_read, request_code_readwrite, request_code_write};
+use spinblk_virtio::{RingKind, RingState};
 
 /// Bytes of a device name, NUL included.
 pub(crate) const NAME_MAX_BYTES: usize = 256;
@@ -117,54 +118,41 @@ pub(crate) struct VqConfig {
     pub(crate) reserved2: [u16; 10],
 }
 
-/// The union of `vduse_vq_state_split` and `vduse_vq_state_packed`. Which one it is, RING_PACKED says.
+/// The union of `vduse_vq_state_split` (the next avail index) and `vduse_vq_state_packed` (wrap counter and place, of
+/// what is taken next and of what is returned next). Which one it is, RING_PACKED says.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct RingState([u16; 4]);
+pub struct VqState([u16; 4]);
 
-impl RingState {
-    /// A split ring's state: the next avail index that the device will take.
+impl VqState {
+    /// The state of a ring as the kernel writes it.
     #[must_use]
-    pub fn split(avail_index: u16) -> Self {
-        Self([avail_index, 0, 0, 0])
+    pub fn new(kind: RingKind, state: RingState) -> Self {
+        let wrap = |place: u16| u16::from(place & RingState::WRAP != 0);
+        let index = |place: u16| place & !RingState::WRAP;
+        match kind {
+            RingKind::Split => Self([state.avail, 0, 0, 0]),
+            RingKind::Packed => {
+                Self([wrap(state.avail), index(state.avail), wrap(state.used), index(state.used)])
+            }
+        }
     }
 
-    /// A packed ring's state.
+    /// The state as the queue takes it.
     #[must_use]
-    pub fn packed(state: PackedState) -> Self {
-        let PackedState { avail_wrap, avail_index, used_wrap, used_index } = state;
-        Self([avail_wrap.into(), avail_index, used_wrap.into(), used_index])
-    }
-
-    /// The state read as a split ring's: the next avail index.
-    #[must_use]
-    pub fn avail_index(self) -> u16 {
-        self.0[0]
-    }
-
-    /// The state read as a packed ring's.
-    #[must_use]
-    pub fn as_packed(self) -> PackedState {
-        let [avail_wrap, avail_index, used_wrap, used_index] = self.0;
-        PackedState { avail_wrap: avail_wrap != 0, avail_index, used_wrap: used_wrap != 0, used_index }
+    pub fn ring(self, kind: RingKind) -> RingState {
+        let place = |wrap: u16, index: u16| index | if wrap != 0 { RingState::WRAP } else { 0 };
+        match (kind, self.0) {
+            (RingKind::Split, [avail, ..]) => RingState { avail, used: 0 },
+            (RingKind::Packed, [avail_wrap, avail, used_wrap, used]) => {
+                RingState { avail: place(avail_wrap, avail), used: place(used_wrap, used) }
+            }
+        }
     }
 
     pub(crate) fn words(self) -> [u16; 4] {
         self.0
     }
-}
-
-/// `struct vduse_vq_state_packed`: positions and wrap counters of a packed ring.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct PackedState {
-    /// Driver's wrap counter at `avail_index`.
-    pub avail_wrap: bool,
-    /// Next descriptor that the device will take.
-    pub avail_index: u16,
-    /// Device's wrap counter at `used_index`.
-    pub used_wrap: bool,
-    /// Next descriptor that the device will give back.
-    pub used_index: u16,
 }
 
 /// `struct vduse_vq_info`.
@@ -176,7 +164,7 @@ pub(crate) struct VqInfo {
     pub(crate) desc_addr: u64,
     pub(crate) driver_addr: u64,
     pub(crate) device_addr: u64,
-    pub(crate) state: RingState,
+    pub(crate) state: VqState,
     pub(crate) ready: u8,
     pub(crate) padding: [u8; 7],
 }
@@ -295,10 +283,12 @@ mod tests {
 
     #[test]
     fn ring_states_share_their_words() {
-        assert_eq!(RingState::split(7).avail_index(), 7);
-        let packed = PackedState { avail_wrap: true, avail_index: 5, used_wrap: false, used_index: 3 };
-        assert_eq!(RingState::packed(packed).as_packed(), packed);
-        assert_eq!(RingState::packed(packed).words(), [1, 5, 0, 3]);
+        let split = RingState { avail: 0x8007, used: 0 };
+        assert_eq!(VqState::new(RingKind::Split, split).words(), [0x8007, 0, 0, 0]);
+        assert_eq!(VqState::new(RingKind::Split, split).ring(RingKind::Split), split);
+        let packed = RingState { avail: 0x8005, used: 3 };
+        assert_eq!(VqState::new(RingKind::Packed, packed).words(), [1, 5, 0, 3]);
+        assert_eq!(VqState::new(RingKind::Packed, packed).ring(RingKind::Packed), packed);
     }
 
     #[test]

@@ -132,7 +132,7 @@ impl Queue {
         let removed = self
             .reactor
             .call(CALL_TIMEOUT, move |reactor| {
-                reactor.remove::<Served>(id).map(|served| (served.queue.stats(), served.queue.next_avail()))
+                reactor.remove::<Served>(id).map(|served| (served.queue.stats(), served.queue.state().avail))
             })
             .map_err(|source| self.reactor_error(disk, source))?;
         self.poller = None;

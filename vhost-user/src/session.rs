@@ -54,6 +54,7 @@ impl Session {
             serial: config.serial.clone(),
             indirect: true,
             event_idx: true,
+            packed: false,
             coalesce: true,
         };
         let blk = BlkDevice::new(bdev.info().clone(), options);

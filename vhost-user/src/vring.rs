@@ -5,7 +5,7 @@
 //!   ENABLE 1 (with PROTOCOL_FEATURES) ───┴──► runs        ENABLE 0 or GET_VRING_BASE ──► stands still at `base`
 //! ```
 
-use spinblk_virtio::{RingAddresses, RingConfig};
+use spinblk_virtio::{RingAddresses, RingConfig, RingKind, RingState};
 
 /// Where the parts of a ring are, in the client's own addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,7 +50,8 @@ impl Vring {
                 used: guest_address(ring.used)?,
             })
         };
-        let config = |addresses| RingConfig { addresses, size, next_avail: self.base, event_idx };
+        let state = RingState { avail: self.base, used: 0 };
+        let config = |addresses| RingConfig { kind: RingKind::Split, addresses, size, state, event_idx };
         Some(addresses().map(config))
     }
 }
@@ -65,7 +66,7 @@ mod tests {
         let whole = Vring { size: Some(8), ring, base: 3, kicked: true, enabled: true };
         let config = |vring: Vring, implied| vring.config(implied, true, |user| Some(user + 1));
         let running = config(whole, false).unwrap().unwrap();
-        assert_eq!((running.size, running.next_avail, running.event_idx), (8, 3, true));
+        assert_eq!((running.size, running.state.avail, running.event_idx), (8, 3, true));
         assert_eq!(running.addresses, RingAddresses { desc: 0x1001, avail: 0x2001, used: 0x3001 });
         for lacking in [
             Vring { size: None, ..whole },

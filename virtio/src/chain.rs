@@ -1,14 +1,18 @@
-//! Walking a descriptor chain: each descriptor copied once, checked, translated (sections 2.7.5, 2.7.5.3).
+//! A request's descriptor chain, translated: its 16-byte header, mapped data segments with the readable ones first, and the
+//! place of its status byte (sections 2.7.4, 5.2.6).
 //!
-//! The result is a [`Chain`]: mapped segments, readable ones first. What is wrong with a buffer is *remembered* while the
-//! walk goes on, so that the request's status byte can be found and the request fails alone; what is wrong with the
-//! chain's own structure ends the walk.
+//! ```text
+//!   readable: [ header 16 | data ... ]   writable: [ data ... | status 1 ]     cut into descriptors in any way
+//! ```
+//! The rings walk their descriptors and hand over what they copied: all three at once where the chain has the usual
+//! shape, else one by one. What is wrong with a buffer is *remembered* while the walk goes on, so that the status byte can
+//! be found and the request fails alone; what is wrong with the chain's own structure ends the walk.
 
 use spinblk_bdev::Segment;
 use spinblk_reactor::BufId;
 
-use crate::memory::CoreMemory;
-use crate::split::{Descriptor, SplitQueue, common_buf};
+use crate::memory::{BufKey, CoreMemory};
+use crate::virtqueue::Head;
 
 /// Segments that a chain may have after translation: 126 of data, a header and a status in several pieces.
 pub const MAX_SEGMENTS: usize = 144;
@@ -43,271 +47,308 @@ pub enum ChainFault {
     TooMany,
 }
 
+/// Bytes of a request's header.
+const HEADER_BYTES: usize = 16;
+
 /// A translated chain, in place; made once per request slot and used again and again.
+///
+/// What every request touches comes first: three cache lines of some three kilobytes.
+#[repr(C)]
 pub(crate) struct Chain {
-    segments: [Segment; MAX],
-    bufs: [Option<BufId>; MAX],
-    readable: usize,
+    head: Head,
+    /// Nothing is wrong with it, and it has a header and a status.
+    is_sound: bool,
+    header: [u64; 2],
+    /// Segments of data in all, and those that the device reads, which come first.
     count: usize,
-    writable_bytes: u64,
+    readable: usize,
+    /// Data bytes that the device may read, and that it may write; the status byte counts until the chain is closed.
+    /// In a chain of the usual shape, where one of them means nothing, both are the same.
+    bytes: [u64; 2],
+    /// The registered buffers that hold all readable and all writable segments; known when the chain is closed.
+    common: [BufKey; 2],
+    status: *mut u8,
     fault: Option<ChainFault>,
-    /// The last device-writable byte so far.
-    status: Option<*mut u8>,
+    /// How much of the header was found; this and what follows is for the long road.
+    header_bytes: usize,
+    /// Where the last segment ends; null before the first one.
+    end: *mut u8,
+    /// What the last segment has in common with a neighbour that may join it.
+    kind: SegmentKind,
+    segments: [Segment; MAX],
+    bufs: [BufKey; MAX],
+}
+
+/// Direction and registered buffer of a segment.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct SegmentKind(u32);
+
+impl SegmentKind {
+    const NONE: Self = Self(u32::MAX);
+
+    #[inline]
+    fn new(buf: BufKey, writable: bool) -> Self {
+        Self(buf.bits() << 1 | u32::from(writable))
+    }
 }
 
 impl Default for Chain {
     fn default() -> Self {
         Self {
-            segments: [Segment::EMPTY; MAX],
-            bufs: [None; MAX],
-            readable: 0,
+            head: Head::default(),
+            header: [0; 2],
+            is_sound: false,
             count: 0,
-            writable_bytes: 0,
+            readable: 0,
+            bytes: [0; 2],
+            common: [BufKey::NONE; 2],
+            status: std::ptr::null_mut(),
+            header_bytes: 0,
+            end: std::ptr::null_mut(),
+            kind: SegmentKind::NONE,
             fault: None,
-            status: None,
+            segments: [Segment::EMPTY; MAX],
+            bufs: [BufKey::NONE; MAX],
         }
     }
 }
 
 impl Chain {
-    /// Walks the chain that begins at `head`.
-    ///
-    /// # Errors
-    /// A fault of structure: the walk could not be finished, and nothing of the chain may be used.
-    /// Faults of single buffers are in [`fault`](Self::fault).
-    pub(crate) fn walk(
-        &mut self,
-        queue: &SplitQueue,
-        memory: &mut CoreMemory,
-        head: u16,
-    ) -> Result<(), ChainFault> {
-        self.readable = 0;
-        self.count = 0;
-        self.writable_bytes = 0;
-        self.fault = None;
-        self.status = None;
-        let mut index = head;
-        // No request needs more descriptors than segments, and each makes one: more work than that is refused.
-        for _ in 0..queue.size().min(MAX as u16 + 1) {
-            let desc = queue.descriptor(index).ok_or(ChainFault::BadIndex(index))?;
-            if desc.flags & Descriptor::INDIRECT != 0 {
-                if desc.flags & Descriptor::NEXT != 0 {
-                    return Err(ChainFault::BadIndirect);
-                }
-                return self.walk_table(memory, desc);
-            }
-            self.add(memory, desc);
-            if desc.flags & Descriptor::NEXT == 0 {
-                return Ok(());
-            }
-            index = desc.next;
-        }
-        Err(if usize::from(queue.size()) > MAX { ChainFault::TooMany } else { ChainFault::Loop })
-    }
-
-    fn walk_table(&mut self, memory: &mut CoreMemory, table: Descriptor) -> Result<(), ChainFault> {
-        let len_bytes = table.len_bytes;
-        if len_bytes == 0 || !len_bytes.is_multiple_of(16) {
-            return Err(ChainFault::BadIndirectLen(len_bytes));
-        }
-        // A table that straddles two mappings is legal on paper; no driver makes one, and none is served.
-        let host =
-            memory.contiguous(table.iova, u64::from(len_bytes)).ok_or(ChainFault::Unmapped(table.iova))?;
-        // `next` has 16 bits: more entries could not be named.
-        let entries = (len_bytes / 16).min(1 << 16);
-        let mut index = 0u16;
-        // The bound on work: no request needs more descriptors than segments, and each descriptor makes one.
-        for _ in 0..entries.min(MAX as u32 + 1) {
-            if u32::from(index) >= entries {
-                return Err(ChainFault::BadIndex(index));
-            }
-            // SAFETY: `contiguous` found 16 * entries bytes mapped at `host`, and index < entries.
-            let desc = unsafe { Descriptor::read(host, index) };
-            if desc.flags & Descriptor::INDIRECT != 0 {
-                return Err(ChainFault::BadIndirect);
-            }
-            self.add(memory, desc);
-            if desc.flags & Descriptor::NEXT == 0 {
-                return Ok(());
-            }
-            index = desc.next;
-        }
-        Err(if entries as usize > MAX { ChainFault::TooMany } else { ChainFault::Loop })
-    }
-
-    /// Adds one buffer. The road of nearly all: it lies in one mapping, the one that was hit last.
+    /// Notes which places of the ring it takes.
     #[inline]
-    fn add(&mut self, memory: &mut CoreMemory, desc: Descriptor) {
-        let writable = desc.flags & Descriptor::WRITE != 0;
-        let len_bytes = u64::from(desc.len_bytes);
-        match memory.locate(desc.iova) {
-            // An empty buffer wraps around to a very long one.
-            Some(at) if len_bytes.wrapping_sub(1) < at.len_bytes && (writable || self.status.is_none()) => {
-                self.place(at.host, len_bytes, at.buf, writable);
-            }
-            _ => self.add_slowly(memory, desc, writable),
-        }
+    pub(crate) fn set_head(&mut self, head: Head) {
+        self.head = head;
     }
 
-    /// Adds a buffer that is faulty or spans mappings: cut where they end.
-    #[cold]
-    #[inline(never)]
-    fn add_slowly(&mut self, memory: &mut CoreMemory, desc: Descriptor, writable: bool) {
-        if desc.len_bytes == 0 {
+    /// What the ring calls it.
+    #[inline]
+    pub(crate) fn head(&self) -> Head {
+        self.head
+    }
+
+    /// Forgets the last chain.
+    #[inline]
+    pub(crate) fn clear(&mut self) {
+        self.header_bytes = 0;
+        self.count = 0;
+        self.readable = 0;
+        self.bytes = [0; 2];
+        self.status = std::ptr::null_mut();
+        self.end = std::ptr::null_mut();
+        self.kind = SegmentKind::NONE;
+        self.fault = None;
+    }
+
+    /// Takes a whole chain of the shape that nearly all have: header, one buffer of data and status, all in the mapping that
+    /// was hit last. False when it is not of that shape; the long road is then to be gone, from [`clear`](Self::clear) on.
+    #[inline(always)]
+    pub(crate) fn take_usual(&mut self, memory: &CoreMemory, [header, data, status]: [Buffer; 3]) -> bool {
+        let len = u64::from(data.len_bytes);
+        if header.len_bytes as usize != HEADER_BYTES || status.len_bytes != 1 || len == 0 {
+            return false;
+        }
+        let Some(piece) =
+            memory.last_hit([(header.iova, HEADER_BYTES as u64), (data.iova, len), (status.iova, 1)])
+        else {
+            return false;
+        };
+        let words: *const u64 = piece.host(header.iova).cast();
+        if !words.addr().is_multiple_of(8) {
+            return false;
+        }
+        // SAFETY: `last_hit` found 16 bytes mapped there, and they are aligned. Each word is read once: the guest may write
+        // at the same time.
+        self.header = unsafe { [words.read_volatile(), words.add(1).read_volatile()] };
+        self.is_sound = true;
+        self.count = 1;
+        self.readable = usize::from(!data.writable);
+        self.bytes = [len; 2];
+        self.common = [piece.buf(); 2];
+        self.status = piece.host(status.iova);
+        self.segments[0] = Segment::new(piece.host(data.iova), data.len_bytes as usize);
+        true
+    }
+
+    /// The chain ends here: takes the status off the writable bytes, finds common buffers, and judges.
+    pub(crate) fn close(&mut self) {
+        if self.bytes[1] > 0 {
+            // The last buffer to be placed was a writable one: readable buffers are refused after it.
+            self.status = self.end.wrapping_sub(1);
+            self.bytes[1] -= 1;
+            if let Some(last) = self.segments.get_mut(self.count.wrapping_sub(1)) {
+                last.truncate(last.len_bytes() - 1);
+                self.count -= usize::from(last.len_bytes() == 0);
+            }
+        }
+        self.is_sound = self.fault.is_none() && self.header_bytes == HEADER_BYTES && !self.status.is_null();
+        let common = |bufs: &[BufKey]| match bufs {
+            [first, rest @ ..] if rest.iter().all(|buf| buf == first) => *first,
+            _ => BufKey::NONE,
+        };
+        let (readable, writable) = self.bufs[..self.count].split_at(self.readable);
+        self.common = [common(readable), common(writable)];
+    }
+
+    /// Adds a buffer; it is cut where mappings end, and where the header ends.
+    pub(crate) fn add(&mut self, memory: &mut CoreMemory, buffer: Buffer) {
+        let Buffer { mut iova, len_bytes, writable } = buffer;
+        let mut left = u64::from(len_bytes);
+        if left == 0 {
             return self.note(ChainFault::Empty);
         }
-        if !writable && self.status.is_some() {
+        if !writable && self.bytes[1] > 0 {
             return self.note(ChainFault::Order);
         }
-        let (mut iova, mut left) = (desc.iova, u64::from(desc.len_bytes));
         while left > 0 && self.fault != Some(ChainFault::TooMany) {
             let Some(at) = memory.locate(iova) else { return self.note(ChainFault::Unmapped(iova)) };
-            let len_bytes = left.min(at.len_bytes);
-            self.place(at.host, len_bytes, at.buf, writable);
+            let mut len_bytes = left.min(at.len_bytes);
+            if !writable && self.header_bytes < HEADER_BYTES {
+                len_bytes = len_bytes.min((HEADER_BYTES - self.header_bytes) as u64);
+                self.collect_header(at.host, len_bytes as usize);
+            } else {
+                self.place(at.host, len_bytes, at.buf, writable);
+            }
             left -= len_bytes;
             // Past the top of the address space there is nothing, and nothing is mapped at its last byte.
             iova = iova.saturating_add(len_bytes);
         }
     }
 
-    #[inline]
-    fn place(&mut self, host: *mut u8, len_bytes: u64, buf: Option<BufId>, writable: bool) {
-        if writable {
-            self.status = Some(host.wrapping_add(len_bytes as usize - 1));
-            self.writable_bytes += len_bytes;
+    /// Takes the next bytes of a header that comes in pieces.
+    fn collect_header(&mut self, from: *const u8, count: usize) {
+        let mut bytes = [0; HEADER_BYTES];
+        let (halves, _) = bytes.as_chunks_mut::<8>();
+        halves.iter_mut().zip(self.header).for_each(|(half, word)| *half = word.to_ne_bytes());
+        for (i, byte) in bytes.iter_mut().skip(self.header_bytes).take(count).enumerate() {
+            // SAFETY: our caller found `count` bytes mapped at `from`.
+            *byte = unsafe { from.add(i).read_volatile() };
         }
-        self.push(host, len_bytes as usize, buf, writable);
+        let (halves, _) = bytes.as_chunks::<8>();
+        self.header.iter_mut().zip(halves).for_each(|(word, half)| *word = u64::from_ne_bytes(*half));
+        self.header_bytes += count;
     }
 
-    #[inline]
-    fn push(&mut self, host: *mut u8, len_bytes: usize, buf: Option<BufId>, writable: bool) {
-        // Neighbours in memory, of the same direction: one segment, so that more requests go as one fixed buffer.
-        let same_direction = self.count > 0 && (self.count > self.readable) == writable;
-        if same_direction {
-            let last = &mut self.segments[self.count - 1];
-            if last.as_ptr().wrapping_add(last.len_bytes()) == host && self.bufs[self.count - 1] == buf {
-                *last = Segment::new(last.as_ptr(), last.len_bytes() + len_bytes);
-                return;
+    fn place(&mut self, host: *mut u8, len_bytes: u64, buf: BufKey, writable: bool) {
+        let kind = SegmentKind::new(buf, writable);
+        let joins = host == self.end && kind == self.kind;
+        self.bytes[usize::from(writable)] += len_bytes;
+        self.end = host.wrapping_add(len_bytes as usize);
+        self.kind = kind;
+        if joins {
+            // Neighbours in memory: one segment, so that more requests go as one fixed buffer.
+            if let Some(last) = self.segments.get_mut(self.count.wrapping_sub(1)) {
+                *last = Segment::new(last.as_ptr(), last.len_bytes() + len_bytes as usize);
             }
+            return;
         }
-        if self.count == MAX {
-            return self.note(ChainFault::TooMany);
+        match (self.segments.get_mut(self.count), self.bufs.get_mut(self.count)) {
+            (Some(segment), Some(slot)) => {
+                *segment = Segment::new(host, len_bytes as usize);
+                *slot = buf;
+            }
+            _ => return self.note(ChainFault::TooMany),
         }
-        self.segments[self.count] = Segment::new(host, len_bytes);
-        self.bufs[self.count] = buf;
         self.count += 1;
-        if !writable {
-            self.readable = self.count;
-        }
+        self.readable += usize::from(!writable);
     }
 
-    #[inline]
+    /// Remembers why the walk could not be finished; it outweighs what is wrong with single buffers.
+    #[cold]
+    pub(crate) fn note_structure(&mut self, fault: ChainFault) {
+        self.fault = Some(fault);
+        self.is_sound = false;
+    }
+
+    /// Remembers what is wrong with a buffer.
+    #[cold]
     fn note(&mut self, fault: ChainFault) {
         // The first one tells most.
         self.fault = self.fault.or(Some(fault));
+    }
+
+    /// Whether nothing is wrong with it, and it has a header and a status.
+    #[inline]
+    #[must_use]
+    pub(crate) fn is_sound(&self) -> bool {
+        self.is_sound
     }
 
     /// What is wrong with one of its buffers, if anything.
     #[inline]
     #[must_use]
     pub(crate) fn fault(&self) -> Option<ChainFault> {
-        self.fault
+        if self.is_sound { None } else { self.fault }
     }
 
-    /// Bytes that the device may write.
+    /// The header's two words; `None` when anything is wrong with the chain, or it has no header or no status.
+    #[inline]
+    #[must_use]
+    pub(crate) fn header(&self) -> Option<[u64; 2]> {
+        self.is_sound.then(|| self.header.map(u64::from_le))
+    }
+
+    /// Data bytes that the device may read: those after the header.
+    #[inline]
+    #[must_use]
+    pub(crate) fn readable_bytes(&self) -> u64 {
+        self.bytes[0]
+    }
+
+    /// Data bytes that the device may write: those before the status.
     #[inline]
     #[must_use]
     pub(crate) fn writable_bytes(&self) -> u64 {
-        self.writable_bytes
+        self.bytes[1]
+    }
+
+    /// The same, of any chain, of the usual shape or not.
+    #[must_use]
+    pub(crate) fn written_data_bytes(&self) -> u64 {
+        if self.readable < self.count { self.bytes[1] } else { 0 }
     }
 
     /// The last device-writable byte: where virtio-blk wants the status (5.2.6).
     #[inline]
     #[must_use]
-    pub(crate) fn last_writable_byte(&self) -> Option<*mut u8> {
-        self.status
+    pub(crate) fn status(&self) -> Option<*mut u8> {
+        (!self.status.is_null()).then_some(self.status)
     }
 
-    /// Takes `out.len()` bytes off the front of the readable part, copying them; false when there are not so many.
-    #[inline]
-    pub(crate) fn take_readable(&mut self, cursor: &mut Cursor, out: &mut [u8]) -> bool {
+    /// Copies up to `out.len()` readable data bytes; returns how many there were.
+    pub(crate) fn copy_readable(&self, out: &mut [u8]) -> usize {
         let mut done = 0;
-        while done < out.len() {
-            if cursor.0 >= self.readable {
-                return false;
-            }
-            let segment = &mut self.segments[cursor.0];
-            let count = segment.len_bytes().min(out.len() - done);
-            // SAFETY: the segment is mapped (translated by `add` from a live map) and `count` bytes long at least. The
-            // guest may write at the same time: the copy then holds some mixture, which is checked like any input,
-            // and each byte is read once.
-            unsafe { copy_once(segment.as_ptr(), &mut out[done..done + count]) };
-            segment.advance(count);
-            done += count;
-            if segment.len_bytes() == 0 {
-                cursor.0 += 1;
+        for segment in &self.segments[..self.readable] {
+            for at in 0..segment.len_bytes() {
+                let Some(byte) = out.get_mut(done) else { return done };
+                // SAFETY: the segment is mapped (translated from a live map), and `at` is within
+                // it. The guest may write at the same time: the copy then holds some mixture, which is checked like any
+                // input, and each byte is read once.
+                *byte = unsafe { segment.as_ptr().add(at).read_volatile() };
+                done += 1;
             }
         }
-        true
+        done
     }
 
-    /// The readable segments from the cursor on, and the registered buffer that holds them all.
+    /// The readable data segments, and the registered buffer that holds them all.
     #[inline]
     #[must_use]
-    pub(crate) fn readable_from(&self, cursor: &Cursor) -> (&[Segment], Option<BufId>) {
-        self.part(cursor.0.min(self.readable), self.readable)
+    pub(crate) fn readable(&self) -> (&[Segment], Option<BufId>) {
+        (&self.segments[..self.readable], self.common[0].buf())
     }
 
-    /// The writable segments less the status byte, and the registered buffer that holds them all. Cuts the status byte
-    /// off, so call it once.
+    /// The writable data segments, and the registered buffer that holds them all.
     #[inline]
     #[must_use]
-    pub(crate) fn writable_data(&mut self) -> (&[Segment], Option<BufId>) {
-        let mut end = self.count;
-        if end > self.readable {
-            let last = &mut self.segments[end - 1];
-            last.truncate(last.len_bytes() - 1);
-            if last.len_bytes() == 0 {
-                end -= 1;
-            }
-        }
-        self.part(self.readable, end)
-    }
-
-    #[inline]
-    fn part(&self, start: usize, end: usize) -> (&[Segment], Option<BufId>) {
-        let segments = &self.segments[start..end];
-        let mut bufs = self.bufs[start..end].iter().copied();
-        let first = bufs.next().flatten();
-        (segments, bufs.fold(first, common_buf))
+    pub(crate) fn writable(&self) -> (&[Segment], Option<BufId>) {
+        (&self.segments[..self.count][self.readable..], self.common[1].buf())
     }
 }
 
-/// How far the readable part was consumed.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Cursor(usize);
-
-/// Copies guest memory, reading each byte once.
-///
-/// # Safety
-/// `from` must be mapped readable for `out.len()` bytes.
-#[inline]
-unsafe fn copy_once(from: *const u8, out: &mut [u8]) {
-    if from.addr().is_multiple_of(8) {
-        let (words, _) = out.as_chunks_mut::<8>();
-        for (i, word) in words.iter_mut().enumerate() {
-            // SAFETY: within the mapped range (our caller), aligned (checked).
-            *word = unsafe { from.cast::<u64>().add(i).read_volatile() }.to_ne_bytes();
-        }
-        let done = out.len() & !7;
-        for (i, byte) in out.iter_mut().enumerate().skip(done) {
-            // SAFETY: within the mapped range (our caller).
-            *byte = unsafe { from.add(i).read_volatile() };
-        }
-    } else {
-        for (i, byte) in out.iter_mut().enumerate() {
-            // SAFETY: within the mapped range (our caller).
-            *byte = unsafe { from.add(i).read_volatile() };
-        }
-    }
+/// A buffer as a descriptor names it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Buffer {
+    pub(crate) iova: u64,
+    pub(crate) len_bytes: u32,
+    pub(crate) writable: bool,
 }

@@ -5,8 +5,8 @@ use crate::chain::ChainFault;
 /// Why a queue cannot go on; it stays stopped until the driver resets the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum QueueError {
-    /// A size that is not a power of two up to 32768.
-    #[error("queue size {0}: a power of two from 1 to 32768 is wanted")]
+    /// A size that the format does not allow.
+    #[error("queue size {0}: from 1 to 32768 entries are wanted, a power of two for a split ring")]
     BadSize(u16),
     /// A part of the ring is not mapped.
     #[error("the {part} at IOVA {iova:#x}, {len_bytes} bytes, lies outside the mapped memory")]
@@ -38,27 +38,29 @@ pub enum QueueError {
         /// Entries of the ring.
         size: u16,
     },
-    /// A head beyond the descriptor table.
-    #[error("avail entry names descriptor {head}, the table has {size}")]
-    BadHead {
-        /// What the driver wrote.
-        head: u16,
-        /// Entries of the table.
-        size: u16,
-    },
     /// A chain that cannot be walked to its end, so that its status byte cannot be found. Returning it unanswered could be
     /// taken for success.
-    #[error("the chain at descriptor {head}: {fault}")]
+    #[error("the chain at position {position} of the ring: {fault}")]
     BadChain {
-        /// Its head.
-        head: u16,
+        /// Where in the (avail) ring it was offered.
+        position: u16,
         /// What is wrong.
         fault: ChainFault,
     },
-    /// A head that is in flight already.
-    #[error("avail entry names descriptor {head}, which is still in flight")]
-    HeadInFlight {
-        /// What the driver wrote.
-        head: u16,
+    /// More chains than the ring has entries: some were offered again before they were returned.
+    #[error("more than {size} chains in flight in a ring of {size} entries")]
+    TooMany {
+        /// Entries of the ring.
+        size: u16,
+    },
+    /// A place of a packed ring that does not exist.
+    #[error("{what} {place} is beyond a packed ring of {size} entries")]
+    BadState {
+        /// Which place.
+        what: &'static str,
+        /// The place, without its wrap counter.
+        place: u16,
+        /// Entries of the ring.
+        size: u16,
     },
 }

@@ -5,8 +5,8 @@
 //!   ┌───────────────────────────┐     ┌─────────────────────────────────────────┐
 //!   │ descriptors  avail  used  │     │ BlkQueue (a Poller)                     │
 //!   │      ▲         │      ▲   │     │                                         │
-//!   │      │         ▼      │   │     │  SplitQueue ─ Chain ─ Request ─► Channel│──► bdev stack
-//!   │      └── read once ───┼───┼─────┤      ▲                            │     │
+//!   │      │         ▼      │   │     │  Virtqueue ─ Chain ─ Request ─► Channel │──► bdev stack
+//!   │      └── read once ───┼───┼─────┤  (split or packed)                 │    │
 //!   │                       └───┼─────┤      └──── used entries ◄── done ──┘     │──► QueueHost::interrupt
 //!   └───────────────────────────┘     └─────────────────────────────────────────┘
 //! ```
@@ -24,13 +24,17 @@
 
 pub mod blk;
 mod chain;
+mod config;
+mod descriptor;
 mod error;
 mod memory;
+mod packed;
 mod split;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+mod virtqueue;
 
 pub use chain::{ChainFault, MAX_SEGMENTS};
+pub use config::{RingAddresses, RingConfig, RingKind, RingState};
 pub use error::QueueError;
 pub use memory::{MemoryMap, Region};
-pub use split::{RingAddresses, RingConfig};

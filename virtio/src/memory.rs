@@ -121,6 +121,31 @@ impl MemoryMap {
     }
 }
 
+/// The registered buffer of a piece, if it has one: comparable in one instruction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct BufKey(u32);
+
+impl BufKey {
+    /// No buffer: one more than there can be.
+    pub(crate) const NONE: Self = Self(1 << 16);
+
+    fn new(buf: Option<BufId>) -> Self {
+        buf.map_or(Self::NONE, |BufId(id)| Self(id.into()))
+    }
+
+    /// The buffer again.
+    #[inline]
+    pub(crate) fn buf(self) -> Option<BufId> {
+        u16::try_from(self.0).ok().map(BufId)
+    }
+
+    /// A number of less than 17 bits.
+    #[inline]
+    pub(crate) fn bits(self) -> u32 {
+        self.0
+    }
+}
+
 /// Where an IOVA lies.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Location {
@@ -129,21 +154,39 @@ pub(crate) struct Location {
     /// Mapped bytes from there on.
     pub(crate) len_bytes: u64,
     /// The registered buffer that holds them.
-    pub(crate) buf: Option<BufId>,
+    pub(crate) buf: BufKey,
 }
 
-struct Piece {
+/// A stretch that is mapped, and registered, in one.
+#[derive(Clone, Copy)]
+pub(crate) struct Piece {
     iova: u64,
     len_bytes: u64,
     host: *mut u8,
-    buf: Option<BufId>,
+    buf: BufKey,
 }
 
-/// One queue's view of a map, on its core. Lookups touch one cache line when they hit the region of the last one.
-#[derive(Default)]
+impl Piece {
+    /// Holds no address.
+    const NOWHERE: Self = Self { iova: 0, len_bytes: 0, host: std::ptr::null_mut(), buf: BufKey::NONE };
+
+    /// The host address of an IOVA that lies in it.
+    #[inline]
+    pub(crate) fn host(&self, iova: u64) -> *mut u8 {
+        self.host.wrapping_add(iova.wrapping_sub(self.iova) as usize)
+    }
+
+    /// The registered buffer that holds it.
+    #[inline]
+    pub(crate) fn buf(&self) -> BufKey {
+        self.buf
+    }
+}
+
+/// One queue's view of a map, on its core. A lookup that hits the piece of the last one touches nothing else.
 pub(crate) struct CoreMemory {
+    last_hit: Piece,
     pieces: Vec<Piece>,
-    last_hit: usize,
     /// Keeps the mappings alive.
     map: Arc<MemoryMap>,
 }
@@ -165,37 +208,66 @@ impl CoreMemory {
                 } else {
                     None
                 };
-                pieces.push(Piece { iova: region.iova + offset, len_bytes, host, buf });
+                pieces.push(Piece { iova: region.iova + offset, len_bytes, host, buf: BufKey::new(buf) });
                 offset += len_bytes;
             }
         }
-        Self { pieces, last_hit: 0, map }
+        Self { last_hit: Piece::NOWHERE, pieces, map }
     }
 
     /// Gives the registered buffers back. Call it before dropping, with no I/O in flight.
     pub(crate) fn release(&mut self, ring: &mut Ring) {
-        for buf in self.pieces.drain(..).filter_map(|piece| piece.buf) {
+        for buf in self.pieces.drain(..).filter_map(|piece| piece.buf.buf()) {
             ring.release_buffer(buf);
         }
+        self.last_hit = Piece::NOWHERE;
         self.map = Arc::default();
     }
 
-    /// Where `iova` lies; `None` where nothing is mapped.
+    /// Where `iova` lies if that is the piece that the last lookup hit.
     #[inline]
+    pub(crate) fn locate_again(&self, iova: u64) -> Option<Location> {
+        self.last_hit.locate(iova)
+    }
+
+    /// The piece that the last lookup hit, if all three ranges (IOVA and length, not 0) lie in it.
+    #[inline(always)]
+    pub(crate) fn last_hit(&self, ranges: [(u64, u64); 3]) -> Option<&Piece> {
+        let piece = &self.last_hit;
+        let [a, b, c] = ranges.map(|(iova, _)| iova.wrapping_sub(piece.iova));
+        // Pieces are shorter than 2^31 bytes and buffers than 2^32: past this no sum overflows.
+        if a | b | c >= 1 << 31 {
+            return None;
+        }
+        let ends = [a + ranges[0].1, b + ranges[1].1, c + ranges[2].1];
+        let last = ends[0].max(ends[1]).max(ends[2]);
+        (last <= piece.len_bytes).then_some(piece)
+    }
+
+    /// Where `iova` lies; `None` where nothing is mapped.
     pub(crate) fn locate(&mut self, iova: u64) -> Option<Location> {
-        if let Some(found) = self.pieces.get(self.last_hit).and_then(|piece| piece.locate(iova)) {
+        if let Some(found) = self.locate_again(iova) {
             return Some(found);
         }
         // Few regions, sorted: the last one that begins at or below.
         let index = self.pieces.partition_point(|piece| piece.iova <= iova).checked_sub(1)?;
         let found = self.pieces[index].locate(iova)?;
-        self.last_hit = index;
+        self.last_hit = self.pieces[index];
         Some(found)
     }
 
     /// The host address of `[iova, iova + len_bytes)` when it is mapped in one stretch.
+    #[inline]
     #[must_use]
     pub(crate) fn contiguous(&mut self, iova: u64, len_bytes: u64) -> Option<*mut u8> {
+        match self.locate_again(iova) {
+            Some(at) if len_bytes <= at.len_bytes => Some(at.host),
+            _ => self.contiguous_elsewhere(iova, len_bytes),
+        }
+    }
+
+    #[inline(never)]
+    fn contiguous_elsewhere(&mut self, iova: u64, len_bytes: u64) -> Option<*mut u8> {
         let first = self.locate(iova)?;
         let mut have_bytes = first.len_bytes;
         // Long regions are cut into pieces, which lie side by side.

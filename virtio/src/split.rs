@@ -16,12 +16,12 @@
 
 use std::sync::atomic::{AtomicU16, Ordering, fence};
 
-use spinblk_reactor::BufId;
-
-use crate::QueueError;
+use crate::chain::{Chain, ChainFault};
+use crate::descriptor::{DESC_BYTES, Descriptor, MAX_WALK, Table, indirect_table, usual_table};
 use crate::memory::CoreMemory;
+use crate::virtqueue::{Head, ring_part};
+use crate::{QueueError, RingConfig, RingState};
 
-const DESC_BYTES: u64 = 16;
 /// avail.flags: the driver wants no interrupt (2.7.6).
 const AVAIL_F_NO_INTERRUPT: u16 = 1;
 /// used.flags: the device wants no kick (2.7.8).
@@ -29,87 +29,7 @@ const USED_F_NO_NOTIFY: u16 = 1;
 /// avail_event is moved along when the ring has run this far past it.
 const AVAIL_EVENT_STRIDE: u16 = 0x4000;
 
-/// Where the driver put a queue, as IOVAs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RingAddresses {
-    /// Descriptor table, 16-byte aligned.
-    pub desc: u64,
-    /// Avail ring ("driver area"), 2-byte aligned.
-    pub avail: u64,
-    /// Used ring ("device area"), 4-byte aligned.
-    pub used: u64,
-}
-
-/// How a queue is set up: what the driver chose.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RingConfig {
-    /// Where its parts are.
-    pub addresses: RingAddresses,
-    /// Entries, a power of two.
-    pub size: u16,
-    /// The avail index to start at; 0 after a reset.
-    pub next_avail: u16,
-    /// Whether EVENT_IDX was negotiated.
-    pub event_idx: bool,
-}
-
-/// A descriptor, copied out of guest memory (2.7.5).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Descriptor {
-    /// IOVA of the buffer.
-    pub(crate) iova: u64,
-    /// Its length.
-    pub(crate) len_bytes: u32,
-    /// NEXT, WRITE, INDIRECT.
-    pub(crate) flags: u16,
-    /// Next descriptor, with NEXT.
-    pub(crate) next: u16,
-}
-
-impl Descriptor {
-    /// The chain goes on at `next`.
-    pub(crate) const NEXT: u16 = 1;
-    /// The device writes into the buffer.
-    pub(crate) const WRITE: u16 = 2;
-    /// The buffer is a table of descriptors.
-    pub(crate) const INDIRECT: u16 = 4;
-
-    #[inline]
-    fn from_words(low: u64, high: u64) -> Self {
-        let (low, high) = (u64::from_le(low), u64::from_le(high));
-        Self { iova: low, len_bytes: high as u32, flags: (high >> 32) as u16, next: (high >> 48) as u16 }
-    }
-
-    /// Copies descriptor `index` of a table, reading each byte once.
-    ///
-    /// # Safety
-    /// `table` must be mapped readable for `index + 1` descriptors.
-    #[inline]
-    pub(crate) unsafe fn read(table: *const u8, index: u16) -> Self {
-        let at = table.wrapping_add(usize::from(index) * DESC_BYTES as usize);
-        if at.addr().is_multiple_of(8) {
-            let words: *const u64 = at.cast();
-            // SAFETY: 16 bytes at `at` are mapped (our caller) and aligned for u64 (checked).
-            let (low, high) = unsafe { (words.read_volatile(), words.add(1).read_volatile()) };
-            return Self::from_words(low, high);
-        }
-        // Only indirect tables can be this crooked; no driver that we know makes one.
-        let mut bytes = [0u8; 16];
-        for (i, byte) in bytes.iter_mut().enumerate() {
-            // SAFETY: 16 bytes at `at` are mapped (our caller).
-            *byte = unsafe { at.add(i).read_volatile() };
-        }
-        let word = |half: usize| {
-            let mut word = [0; 8];
-            word.copy_from_slice(&bytes[half * 8..half * 8 + 8]);
-            u64::from_ne_bytes(word)
-        };
-        Self::from_words(word(0), word(1))
-    }
-}
-
-/// The device's end of a split virtqueue. The mapped ring must outlive it: whoever owns it keeps the [`CoreMemory`]
-/// that it was made from.
+/// The device's end of a split virtqueue. See [`Virtqueue`](crate::virtqueue::Virtqueue) for the contract.
 pub(crate) struct SplitQueue {
     desc: *const u8,
     avail: *const u8,
@@ -118,6 +38,8 @@ pub(crate) struct SplitQueue {
     event_idx: bool,
     /// Next avail entry to take.
     next_avail: u16,
+    /// avail.idx as the last `look` found it.
+    seen_avail: u16,
     /// Next used entry to write.
     next_used: u16,
     /// used.idx as the driver sees it.
@@ -127,40 +49,25 @@ pub(crate) struct SplitQueue {
 }
 
 impl SplitQueue {
-    /// Finds the ring in `memory` and starts at `next_avail`. Used entries go on behind those that the ring holds, which is
+    /// Finds the ring in `memory` and starts at `state.avail`. Used entries go on behind those that the ring holds, which is
     /// the same number when nothing is in flight.
-    ///
-    /// # Errors
-    /// [`QueueError`] when the size or an address is bad.
     pub(crate) fn new(memory: &mut CoreMemory, config: RingConfig) -> Result<Self, QueueError> {
-        let RingConfig { addresses: at, size, next_avail, event_idx } = config;
+        let RingConfig { addresses: at, size, state, event_idx, .. } = config;
         if !size.is_power_of_two() {
             return Err(QueueError::BadSize(size));
         }
         let entries = u64::from(size);
-        let mut part = |part, iova: u64, len_bytes, align| {
-            if !iova.is_multiple_of(align) {
-                return Err(QueueError::RingMisaligned { part, iova, align });
-            }
-            match memory.contiguous(iova, len_bytes) {
-                // A region whose own start is crooked makes a straight IOVA crooked.
-                Some(host) if !(host.addr() as u64).is_multiple_of(align.min(8)) => {
-                    Err(QueueError::RingMisaligned { part, iova, align })
-                }
-                Some(host) => Ok(host),
-                None => Err(QueueError::RingUnmapped { part, iova, len_bytes }),
-            }
-        };
-        let desc = part("descriptor table", at.desc, DESC_BYTES * entries, 16)?;
-        let avail = part("avail ring", at.avail, 6 + 2 * entries, 2)?;
-        let used = part("used ring", at.used, 6 + 8 * entries, 4)?;
+        let desc = ring_part(memory, "descriptor table", at.desc, DESC_BYTES * entries, 16)?;
+        let avail = ring_part(memory, "avail ring", at.avail, 6 + 2 * entries, 2)?;
+        let used = ring_part(memory, "used ring", at.used, 6 + 8 * entries, 4)?;
         let mut queue = Self {
             desc,
             avail,
             used,
             size,
             event_idx,
-            next_avail,
+            next_avail: state.avail,
+            seen_avail: state.avail,
             next_used: 0,
             published_used: 0,
             avail_event: 0,
@@ -171,77 +78,63 @@ impl SplitQueue {
         Ok(queue)
     }
 
-    /// Entries in the ring.
-    #[must_use]
-    pub(crate) fn size(&self) -> u16 {
-        self.size
+    pub(crate) fn state(&self) -> RingState {
+        RingState { avail: self.next_avail, used: self.next_used }
     }
 
-    /// The avail index that the device takes next.
-    #[must_use]
-    pub(crate) fn next_avail(&self) -> u16 {
-        self.next_avail
+    pub(crate) fn position(&self) -> u16 {
+        self.next_avail & (self.size - 1)
     }
 
-    /// Reads the avail index and says how many entries wait. One cache line when there are none.
-    ///
-    /// # Errors
-    /// [`QueueError::AvailOverrun`] when the driver claims more than the ring holds.
     #[inline]
-    pub(crate) fn waiting(&self) -> Result<u16, QueueError> {
+    pub(crate) fn look(&mut self) -> Result<bool, QueueError> {
         let index = u16::from_le(self.avail_word(1).load(Ordering::Acquire));
-        let waiting = index.wrapping_sub(self.next_avail);
-        if waiting > self.size {
+        if index.wrapping_sub(self.next_avail) > self.size {
             return Err(QueueError::AvailOverrun { index, next: self.next_avail, size: self.size });
         }
-        Ok(waiting)
+        self.seen_avail = index;
+        Ok(self.has_next())
     }
 
-    /// The head that the next avail entry names. Call it only while [`waiting`](Self::waiting) said so.
-    ///
-    /// # Errors
-    /// [`QueueError::BadHead`] when it is beyond the table.
     #[inline]
-    pub(crate) fn peek(&self) -> Result<u16, QueueError> {
-        let slot = self.next_avail & (self.size - 1);
+    pub(crate) fn has_next(&self) -> bool {
+        self.seen_avail != self.next_avail
+    }
+
+    #[inline]
+    pub(crate) fn walk(&self, memory: &mut CoreMemory, chain: &mut Chain) -> bool {
+        let slot = usize::from(self.next_avail & (self.size - 1));
         // Relaxed: ordered by the Acquire load of the index.
-        let head = u16::from_le(self.avail_word(2 + usize::from(slot)).load(Ordering::Relaxed));
-        if head < self.size { Ok(head) } else { Err(QueueError::BadHead { head, size: self.size }) }
+        let id = u16::from_le(self.avail_word(2 + slot).load(Ordering::Relaxed));
+        chain.set_head(Head { id, places: 1 });
+        // SAFETY: `new` found `size` descriptors mapped at `desc`; whoever owns the queue keeps them mapped.
+        let table = unsafe { Table::new(self.desc, self.size.into()) };
+        if take_usual(table, id, memory, chain) {
+            return true;
+        }
+        walk(table, id, memory, chain).map_err(|fault| chain.note_structure(fault)).is_ok()
     }
 
-    /// Takes the entry that [`peek`](Self::peek) showed.
     #[inline]
-    pub(crate) fn advance(&mut self) {
-        self.next_avail = self.next_avail.wrapping_add(1);
+    pub(crate) fn advance(&mut self, head: Head) {
+        self.next_avail = self.next_avail.wrapping_add(head.places);
     }
 
-    /// Copies descriptor `index` of the ring's table; `None` beyond it.
     #[inline]
-    pub(crate) fn descriptor(&self, index: u16) -> Option<Descriptor> {
-        // SAFETY: `new` found `size` descriptors mapped at `desc`, and index < size.
-        (index < self.size).then(|| unsafe { Descriptor::read(self.desc, index) })
-    }
-
-    /// Writes one used entry; the driver sees it after [`publish`](Self::publish). A driver that offers a head again
-    /// before it was returned can make more than `size` of them and lose entries, its own only.
-    #[inline]
-    pub(crate) fn push_used(&mut self, head: u16, written_bytes: u32) {
+    pub(crate) fn push_used(&mut self, head: Head, written_bytes: u32) {
         let slot = usize::from(self.next_used & (self.size - 1));
-        let entry = (u64::from(head) | u64::from(written_bytes) << 32).to_le();
+        let entry = (u64::from(head.id) | u64::from(written_bytes) << 32).to_le();
         // SAFETY: `new` found 6 + 8 * size bytes mapped at `used`, and slot < size. Nobody reads the entry before the
         // index is published, so a plain store will do; it may be 4-byte aligned only.
         unsafe { self.used.add(4 + 8 * slot).cast::<u64>().write_unaligned(entry) };
         self.next_used = self.next_used.wrapping_add(1);
     }
 
-    /// Whether there are used entries that the driver has not been shown.
     #[inline]
-    #[must_use]
     pub(crate) fn has_unpublished(&self) -> bool {
         self.next_used != self.published_used
     }
 
-    /// Shows the driver all used entries written so far and says whether it wants an interrupt for them.
     #[inline]
     pub(crate) fn publish(&mut self) -> bool {
         let (old, new) = (self.published_used, self.next_used);
@@ -300,8 +193,65 @@ impl SplitQueue {
     }
 }
 
-/// The registered buffer of two pieces together: the one that both lie in.
-#[inline]
-pub(crate) fn common_buf(a: Option<BufId>, b: Option<BufId>) -> Option<BufId> {
-    if a == b { a } else { None }
+/// Takes a chain of the usual shape (see [`Chain::take_usual`]): three descriptors, side by side in the ring's own table or
+/// alone in an indirect one.
+#[inline(always)]
+fn take_usual(table: Table, id: u16, memory: &CoreMemory, chain: &mut Chain) -> bool {
+    const NEXT: u16 = Descriptor::NEXT;
+    const WRITE: u16 = Descriptor::WRITE;
+    let (mut table, mut at) = (table, id);
+    let Some(head) = table.read::<Descriptor>(id.into()) else { return false };
+    if head.flags == Descriptor::INDIRECT {
+        let Some(indirect) = usual_table(memory, head.iova, head.len_bytes) else { return false };
+        (table, at) = (indirect, 0);
+    }
+    let Some([header, data, status]) = table.read_three::<Descriptor>(at) else { return false };
+    // Flags and successor together: NEXT and the one behind it.
+    let link = u32::from(at) << 16 | u32::from(NEXT);
+    header.link() == link + (1 << 16)
+        && data.link() & !u32::from(WRITE) == link + (2 << 16)
+        && status.flags == WRITE
+        && chain.take_usual(memory, [header.buffer(), data.buffer(), status.buffer()])
+}
+
+/// Walks a chain of any shape, from descriptor `id` of the ring's own table on. The last descriptor there may point to a
+/// table with the rest (2.7.5.3.2).
+#[inline(never)]
+fn walk(table: Table, id: u16, memory: &mut CoreMemory, chain: &mut Chain) -> Result<(), ChainFault> {
+    chain.clear();
+    let first = table.read(id.into()).ok_or(ChainFault::BadIndex(id))?;
+    if let Some(last) = follow(table, first, memory, chain)? {
+        if last.flags & Descriptor::NEXT != 0 {
+            return Err(ChainFault::BadIndirect);
+        }
+        let table = indirect_table(memory, last.iova, last.len_bytes)?;
+        let first = table.read(0).ok_or(ChainFault::BadIndex(0))?;
+        if follow(table, first, memory, chain)?.is_some() {
+            return Err(ChainFault::BadIndirect);
+        }
+    }
+    chain.close();
+    Ok(())
+}
+
+/// Adds the buffers from `first` on, as `next` links them. Ends after the last one, or at one that is an indirect table,
+/// which it returns.
+fn follow(
+    table: Table,
+    first: Descriptor,
+    memory: &mut CoreMemory,
+    chain: &mut Chain,
+) -> Result<Option<Descriptor>, ChainFault> {
+    let mut desc = first;
+    for _ in 0..table.entries().min(MAX_WALK) {
+        if desc.flags & Descriptor::INDIRECT != 0 {
+            return Ok(Some(desc));
+        }
+        chain.add(memory, desc.buffer());
+        if desc.flags & Descriptor::NEXT == 0 {
+            return Ok(None);
+        }
+        desc = table.read(desc.next.into()).ok_or(ChainFault::BadIndex(desc.next))?;
+    }
+    Err(if table.entries() >= MAX_WALK { ChainFault::TooMany } else { ChainFault::Loop })
 }

@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering;
 use proptest::prelude::*;
 use spinblk_bdev::Malloc;
 use spinblk_reactor::Hugepages;
+use spinblk_virtio::RingKind;
 use spinblk_virtio::testing::{Buffer, Driver, Rig, header};
 
 const SECTORS: u64 = 64;
@@ -183,17 +184,21 @@ fn check(
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 120, ..ProptestConfig::default() })]
 
     #[test]
     fn random_requests_come_back_right(
         batches in prop::collection::vec(prop::collection::vec(request(), 1..12), 1..24),
+        packed in any::<bool>(),
         event_idx in any::<bool>(),
         size in prop_oneof![Just(8u16), Just(16), Just(64)],
+        // A packed ring may have any size.
+        crooked in prop_oneof![Just(0u16), Just(3)],
         start in prop_oneof![Just(0u16), Just(65_530), any::<u16>()],
     ) {
+        let (kind, size) = if packed { (RingKind::Packed, size + crooked) } else { (RingKind::Split, size) };
         let bdev = Malloc::new("model", SECTORS * 512, 512, Hugepages::Off).unwrap();
-        let mut rig = Rig::new(Driver::new(size, WINDOW_BYTES, event_idx, start), &bdev);
+        let mut rig = Rig::new(Driver::with_ring(kind, size, WINDOW_BYTES, event_idx, start), &bdev);
         let mut model = Model { bytes: vec![0; SECTORS as usize * 512], unknown: vec![false; SECTORS as usize] };
         let mut interrupts = 0;
         for batch in batches {
@@ -226,9 +231,10 @@ proptest! {
 /// Far more requests than the ring and the 16-bit indices are long: no kick, no lost interrupt, right to the end.
 #[test]
 fn indices_wrap_around_twice() {
-    for event_idx in [false, true] {
+    let kinds = [(RingKind::Split, 8), (RingKind::Packed, 8), (RingKind::Packed, 7)];
+    for ((kind, size), event_idx) in kinds.into_iter().flat_map(|kind| [(kind, false), (kind, true)]) {
         let bdev = Malloc::new("wrap", SECTORS * 512, 512, Hugepages::Off).unwrap();
-        let mut rig = Rig::new(Driver::new(8, WINDOW_BYTES, event_idx, 0), &bdev);
+        let mut rig = Rig::new(Driver::with_ring(kind, size, WINDOW_BYTES, event_idx, 0), &bdev);
         let mut interrupts = 0;
         for round in 0..50_000u64 {
             rig.driver.want_interrupt(round % 3 == 0);
@@ -239,7 +245,7 @@ fn indices_wrap_around_twice() {
             assert_eq!(rig.driver.completed().len(), 3);
             interrupts += u64::from(round % 3 == 0);
         }
-        assert_eq!(rig.log.interrupts.load(Ordering::Relaxed), interrupts, "event_idx {event_idx}");
-        assert_eq!(rig.driver.kicks(), 0, "event_idx {event_idx}");
+        assert_eq!(rig.log.interrupts.load(Ordering::Relaxed), interrupts, "{kind:?}, event_idx {event_idx}");
+        assert_eq!(rig.driver.kicks(), 0, "{kind:?}, event_idx {event_idx}");
     }
 }

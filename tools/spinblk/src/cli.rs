@@ -40,6 +40,7 @@ Keys of --disk (in brackets what is taken when a key is not given):
   transport    vduse (the kernel's vDPA bus), vhost-user (a unix socket for a VM) [vduse]
   driver       vduse: virtio-vdpa (a /dev/vdX here), vhost-vdpa (VMs) [virtio-vdpa]
   bounce-size  vduse: bounce region, 1MiB to 1GiB [the kernel's own, 64MiB]
+  packed       vduse: true to offer packed virtqueues [false]
   socket       vhost-user: where it listens; required
 
 Examples:

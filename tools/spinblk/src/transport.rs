@@ -76,13 +76,15 @@ impl Transport for System {
         let (name, serial, polled_cores) = (disk.name.clone(), disk.serial.clone(), config.cores.clone());
         let (queues, queue_size) = (disk.queues, disk.queue_size);
         Ok(match &disk.via {
-            Via::Vduse { driver, bounce_bytes } => {
-                let (driver, bounce_bytes, hugepages) = (*driver, *bounce_bytes, config.hugepages);
+            Via::Vduse { driver, bounce_bytes, packed } => {
+                let (driver, bounce_bytes, packed) = (*driver, *bounce_bytes, *packed);
+                let hugepages = config.hugepages;
                 let config = DiskConfig {
                     name,
                     queues,
                     queue_size,
                     serial,
+                    packed,
                     driver,
                     bounce_bytes,
                     hugepages,

@@ -105,7 +105,7 @@ fn play(rig: &mut Rig, step: &Step) {
         }
         Step::Poke { offset, byte } => rig.driver.poke(*offset as usize, *byte),
         Step::Available { head } => rig.driver.make_available(u16::from(head % 18)),
-        Step::Jump { by } => rig.driver.set_avail_index(rig.queue.next_avail().wrapping_add(u16::from(*by))),
+        Step::Jump { by } => rig.driver.set_avail_index(rig.queue.state().avail.wrapping_add(u16::from(*by))),
         Step::Poll => {
             rig.poll();
         }

@@ -25,6 +25,8 @@ pub struct DeviceOptions {
     pub indirect: bool,
     /// Whether to offer EVENT_IDX.
     pub event_idx: bool,
+    /// Whether to offer packed rings.
+    pub packed: bool,
     /// Whether interrupts may be held for a moment when the driver is busy submitting.
     pub coalesce: bool,
 }
@@ -81,6 +83,7 @@ impl Device {
             (config::VIRTIO_F_ACCESS_PLATFORM, true),
             (ring::VIRTIO_RING_F_INDIRECT_DESC, self.options.indirect),
             (ring::VIRTIO_RING_F_EVENT_IDX, self.options.event_idx),
+            (config::VIRTIO_F_RING_PACKED, self.options.packed),
             (blk::VIRTIO_BLK_F_SIZE_MAX, true),
             (blk::VIRTIO_BLK_F_SEG_MAX, true),
             (blk::VIRTIO_BLK_F_BLK_SIZE, true),
@@ -143,6 +146,7 @@ mod tests {
             serial: "SER".into(),
             indirect: true,
             event_idx: true,
+            packed: true,
             coalesce: true,
         };
         Device::new(info, options)
@@ -201,6 +205,7 @@ mod tests {
             serial: "x".repeat(30),
             indirect: true,
             event_idx: true,
+            packed: true,
             coalesce: true,
         };
         let device = Device::new(info, options);

@@ -6,27 +6,29 @@
 //!            used index published once, one interrupt if wanted, then the account
 //! ```
 //!
-//! Every request has a slot, found by the head of its chain: nothing is searched or allocated. When an address is not
+//! Every request has a slot, taken from a stack, so that the one used last, which the caches still hold, is used next:
+//! nothing is searched or allocated. When an address is not
 //! mapped the queue *parks*: it asks its host for the mapping, takes nothing new, and goes on when
 //! [`BlkQueue::set_memory`] brings a new map. A request whose address is still missing then fails alone.
 
 use std::sync::Arc;
 
-use spinblk_bdev::{Channel, Completion, Io, IoError, IoResult, Segment};
+use spinblk_bdev::{Channel, Completion, Io, IoError, IoResult, Op, Segment};
 use spinblk_perf::{Clock, OpKind, QueueStats, Ticks};
 use spinblk_reactor::{Core, Poller, Progress, Ring};
 use tracing::debug;
+use virtio_bindings::virtio_blk as blk;
 
 use super::Device;
 use super::coalesce::Coalescer;
-use super::request::{Action, Request, SERIAL_BYTES, Status};
+use super::request::{Action, SERIAL_BYTES, Status, parse_rare, transfer_offset};
 use crate::chain::{Chain, ChainFault};
 use crate::memory::CoreMemory;
-use crate::split::SplitQueue;
-use crate::{MAX_SEGMENTS, MemoryMap, QueueError, RingConfig};
+use crate::virtqueue::Virtqueue;
+use crate::{MAX_SEGMENTS, MemoryMap, QueueError, RingConfig, RingState};
 
 /// Chains taken per poll: keeps one busy queue from holding up its neighbours on the core.
-const BATCH: u16 = 64;
+const BATCH: u32 = 64;
 /// Bytes after which a poll takes no more chains, for the same reason.
 const BATCH_BYTES: u64 = 1 << 20;
 /// Mappings asked for while one chain waits, one per segment at most; past that its buffers count as unmapped.
@@ -64,28 +66,178 @@ enum State {
     Abandoned,
 }
 
+/// One request. What most requests touch comes first, side by side with the front of the chain.
+#[repr(C)]
+#[derive(Default)]
 struct Slot {
-    chain: Chain,
-    status: Option<*mut u8>,
+    kind: OpKind,
     seen: Ticks,
     bytes: u64,
-    kind: OpKind,
-    in_flight: bool,
+    chain: Chain,
 }
 
-/// A finished request on its way into the account.
+impl Slot {
+    /// Starts what the chain asks for; the result if it is done at once.
+    #[inline]
+    fn start(
+        &mut self,
+        index: u16,
+        channel: &mut dyn Channel,
+        serial: &[u8],
+        ring: &mut Ring,
+    ) -> Option<IoResult> {
+        let chain = &self.chain;
+        self.bytes = 0;
+        let Some([kind, sector]) = chain.header() else {
+            // Also without a place for the status: nobody could be told how it went, so nothing is done.
+            self.kind = OpKind::Other;
+            return Some(Err(IoError::Misaligned));
+        };
+        let (op, len_bytes, (segments, buf)) = match kind as u32 {
+            blk::VIRTIO_BLK_T_IN => {
+                self.kind = OpKind::Read;
+                (Op::Read, chain.writable_bytes(), chain.writable())
+            }
+            blk::VIRTIO_BLK_T_OUT => {
+                self.kind = OpKind::Write;
+                (Op::Write, chain.readable_bytes(), chain.readable())
+            }
+            kind => return self.start_rare(kind, index, channel, serial, ring),
+        };
+        let Some(offset_bytes) = transfer_offset(sector, len_bytes) else {
+            return Some(Err(IoError::Misaligned));
+        };
+        self.bytes = len_bytes;
+        // SAFETY: the segments lie in this slot, which is not touched again until the I/O's result is reported (it is not
+        // in `free` until then); their memory is part of the queue's `memory`, which is replaced only by a map that still
+        // holds it, or when the queue is quiet, and readable and writable as all regions are.
+        let io = unsafe { Io::new(op, offset_bytes, len_bytes, segments, buf, u32::from(index)) };
+        channel.submit(&io, ring)
+    }
+
+    #[inline(never)]
+    fn start_rare(
+        &mut self,
+        kind: u32,
+        index: u16,
+        channel: &mut dyn Channel,
+        serial: &[u8],
+        ring: &mut Ring,
+    ) -> Option<IoResult> {
+        let (kind, action) = parse_rare(kind, &self.chain);
+        self.kind = kind;
+        match action {
+            Action::Io { op, offset_bytes, len_bytes } => {
+                self.bytes = len_bytes;
+                // SAFETY: there are no segments.
+                let io = unsafe { Io::new(op, offset_bytes, len_bytes, &[], None, u32::from(index)) };
+                channel.submit(&io, ring)
+            }
+            Action::GetId(segments) => {
+                self.bytes = write_bytes(segments, serial);
+                Some(Ok(()))
+            }
+            Action::Refuse(error) => Some(Err(error)),
+        }
+    }
+
+    /// Writes the status byte and the used entry; the driver sees them when the batch is published.
+    #[inline(always)]
+    fn finish(&self, result: IoResult, ring: &mut Virtqueue, account: &mut Account) {
+        let ok = result.is_ok();
+        let written_bytes = match self.chain.status() {
+            Some(at) if ok => {
+                // SAFETY: a mapped byte that the walk found; the map still holds it (see `start`).
+                unsafe { at.write_volatile(Status::Ok as u8) };
+                match self.kind {
+                    // A read's length was checked: it fits.
+                    OpKind::Read => self.bytes as u32 + 1,
+                    _ => self.odd_written_bytes(true),
+                }
+            }
+            Some(at) => self.fail(at, result),
+            None => 0,
+        };
+        ring.push_used(self.chain.head(), written_bytes);
+        account.add(self.seen, self.kind, ok, self.bytes);
+    }
+
+    /// Writes the status of a request that failed; returns how many bytes of it count as written.
+    #[cold]
+    fn fail(&self, at: *mut u8, result: IoResult) -> u32 {
+        let status = result.map_or_else(Status::from, |()| Status::Ok);
+        // SAFETY: as in `finish`.
+        unsafe { at.write_volatile(status as u8) };
+        self.odd_written_bytes(false)
+    }
+
+    /// The bytes written from the front on without a gap (2.7.8.2): what a get-id filled; nothing of a request that failed,
+    /// but for a lone status.
+    #[inline(never)]
+    fn odd_written_bytes(&self, ok: bool) -> u32 {
+        let data = self.chain.written_data_bytes();
+        let filled = if ok && self.kind == OpKind::Other { self.bytes.min(data) } else { 0 };
+        let whole = filled == data && self.chain.fault().is_none();
+        u32::try_from(if whole { data + 1 } else { filled }).unwrap_or(u32::MAX)
+    }
+}
+
+/// Finished requests that were seen together and ended alike.
+#[derive(Default)]
 struct Finished {
     seen: Ticks,
-    bytes: u64,
     kind: OpKind,
     ok: bool,
+    ios: u64,
+    bytes: u64,
+}
+
+/// Finished requests of one poll on their way into the statistics, which take the time once for all of them.
+struct Account {
+    /// What the last one joined.
+    current: Finished,
+    others: Vec<Finished>,
+}
+
+impl Account {
+    /// An account for polls that finish at most `room` requests.
+    fn new(room: usize) -> Self {
+        Self { current: Finished::default(), others: Vec::with_capacity(room) }
+    }
+
+    #[inline(always)]
+    fn add(&mut self, seen: Ticks, kind: OpKind, ok: bool, bytes: u64) {
+        let current = &mut self.current;
+        if current.seen != seen || current.kind != kind || current.ok != ok {
+            self.turn_over(seen, kind, ok);
+        }
+        self.current.ios += 1;
+        self.current.bytes += bytes;
+    }
+
+    #[inline(never)]
+    fn turn_over(&mut self, seen: Ticks, kind: OpKind, ok: bool) {
+        let last = std::mem::replace(&mut self.current, Finished { seen, kind, ok, ios: 0, bytes: 0 });
+        if last.ios > 0 {
+            self.others.push(last);
+        }
+    }
+
+    /// Enters everything as finished at `now`.
+    fn settle(&mut self, now: Ticks, clock: &Clock, stats: &mut QueueStats) {
+        self.turn_over(0, OpKind::Other, false);
+        for f in self.others.drain(..) {
+            stats.op_mut(f.kind).record_many(f.ios, clock.ns_between(f.seen, now), f.bytes, f.ok);
+        }
+    }
 }
 
 /// One virtqueue and all it needs, on one core.
 pub struct BlkQueue {
-    ring: SplitQueue,
+    ring: Virtqueue,
     memory: CoreMemory,
     slots: Box<[Slot]>,
+    free: Vec<u16>,
     channel: Box<dyn Channel>,
     host: Box<dyn QueueHost>,
     serial: [u8; SERIAL_BYTES],
@@ -96,7 +248,7 @@ pub struct BlkQueue {
     parks: u8,
     coalescer: Coalescer,
     done: Vec<Completion>,
-    finished: Vec<Finished>,
+    account: Account,
     stats: QueueStats,
 }
 
@@ -114,8 +266,8 @@ impl BlkQueue {
         ring: &mut Ring,
     ) -> Result<Self, QueueError> {
         let mut memory = CoreMemory::new(map, ring);
-        let split = match SplitQueue::new(&mut memory, config) {
-            Ok(split) => split,
+        let virtqueue = match Virtqueue::new(&mut memory, config) {
+            Ok(virtqueue) => virtqueue,
             Err(e) => {
                 memory.release(ring);
                 channel.close(ring);
@@ -123,20 +275,14 @@ impl BlkQueue {
             }
         };
         host.open(ring);
-        let slot = || Slot {
-            chain: Chain::default(),
-            status: None,
-            seen: 0,
-            bytes: 0,
-            kind: OpKind::Other,
-            in_flight: false,
-        };
         let size = config.size;
-        let room = usize::from(size) + usize::from(BATCH);
+        // Those of one batch may finish at once, and all others in the same poll.
+        let room = usize::from(size) + BATCH as usize;
         Ok(Self {
-            ring: split,
+            ring: virtqueue,
             memory,
-            slots: (0..size).map(|_| slot()).collect(),
+            slots: (0..size).map(|_| Slot::default()).collect(),
+            free: (0..size).rev().collect(),
             channel,
             host,
             serial: device.serial(),
@@ -146,7 +292,7 @@ impl BlkQueue {
             parks: 0,
             coalescer: Coalescer::new(device.coalesces(), &Clock::get()),
             done: Vec::with_capacity(room),
-            finished: Vec::with_capacity(room),
+            account: Account::new(room),
             stats: QueueStats::new(),
         })
     }
@@ -183,10 +329,10 @@ impl BlkQueue {
         self.in_flight == 0
     }
 
-    /// The avail index taken next: the queue's state as VDUSE and vhost mean it, when it is quiet.
+    /// How far it has come in the ring: the queue's state as VDUSE and vhost mean it, when it is quiet.
     #[must_use]
-    pub fn next_avail(&self) -> u16 {
-        self.ring.next_avail()
+    pub fn state(&self) -> RingState {
+        self.ring.state()
     }
 
     /// The account so far.
@@ -224,16 +370,16 @@ impl BlkQueue {
     /// Takes a batch of chains. Returns whether there was anything to do.
     #[inline]
     fn take(&mut self, core: &mut Core) -> bool {
-        let waiting = match self.ring.waiting() {
-            Ok(0) => return false,
-            Ok(waiting) => waiting.min(BATCH),
+        match self.ring.look() {
+            Ok(false) => return false,
+            Ok(true) => {}
             Err(e) => {
                 self.break_down(e);
                 return true;
             }
-        };
-        let (mut taken, mut bytes) = (0u32, 0);
-        for _ in 0..waiting {
+        }
+        let (mut taken, mut bytes) = (0, 0);
+        while taken < BATCH && bytes < BATCH_BYTES && self.ring.has_next() {
             match self.take_one(core) {
                 Ok(Some(count)) => bytes += count,
                 Ok(None) => break,
@@ -243,9 +389,6 @@ impl BlkQueue {
                 }
             }
             taken += 1;
-            if bytes >= BATCH_BYTES {
-                break;
-            }
         }
         self.stats.requests += u64::from(taken);
         self.stats.batches += u64::from(taken > 0);
@@ -256,71 +399,54 @@ impl BlkQueue {
         true
     }
 
-    /// Takes the next chain and returns how many bytes it moves; `None` when the queue parked instead.
+    /// Takes the next chain, starts what it asks for, and returns how many bytes that moves; `None` when the queue parked
+    /// instead and the chain waits in the ring.
     #[inline]
     fn take_one(&mut self, core: &mut Core) -> Result<Option<u64>, QueueError> {
-        let head = self.ring.peek()?;
-        if self.slots[usize::from(head)].in_flight {
-            return Err(QueueError::HeadInFlight { head });
+        let Some(&index) = self.free.last() else {
+            return Err(QueueError::TooMany { size: self.slots.len() as u16 });
+        };
+        let slot = &mut self.slots[usize::from(index)];
+        let walked = self.ring.walk(&mut self.memory, &mut slot.chain);
+        if !slot.chain.is_sound() || self.parks > 0 {
+            let fault = slot.chain.fault();
+            if !self.is_to_be_served(walked, fault)? {
+                return Ok(None);
+            }
         }
-        self.start(head, core)
+        let slot = &mut self.slots[usize::from(index)];
+        self.ring.advance(slot.chain.head());
+        slot.seen = core.now;
+        match slot.start(index, &mut *self.channel, &self.serial, &mut core.ring) {
+            Some(result) => slot.finish(result, &mut self.ring, &mut self.account),
+            None => {
+                self.free.pop();
+                self.in_flight += 1;
+            }
+        }
+        Ok(Some(slot.bytes))
     }
 
-    /// Starts the request at `head`; `None` when the queue parked instead and the chain waits in the avail ring.
-    #[inline]
-    fn start(&mut self, head: u16, core: &mut Core) -> Result<Option<u64>, QueueError> {
-        let slot = &mut self.slots[usize::from(head)];
-        let walked = slot.chain.walk(&self.ring, &mut self.memory, head);
-        if let Some(fault) = walked.err().or(slot.chain.fault()) {
+    /// What becomes of a chain that has a fault, or follows one that the queue parked for: false when the queue parks.
+    #[cold]
+    fn is_to_be_served(&mut self, walked: bool, fault: Option<ChainFault>) -> Result<bool, QueueError> {
+        let position = self.ring.position();
+        if let Some(fault) = fault {
             if let ChainFault::Unmapped(iova) = fault
                 && self.missing != Some(iova)
                 && self.parks < MAX_PARKS
             {
                 self.park(iova);
-                return Ok(None);
+                return Ok(false);
             }
-            debug!("request at descriptor {head}: {fault}");
+            debug!("request at position {position}: {fault}");
+            if !walked {
+                return Err(QueueError::BadChain { position, fault });
+            }
         }
-        walked.map_err(|fault| QueueError::BadChain { head, fault })?;
         self.missing = None;
         self.parks = 0;
-        self.ring.advance();
-        let slot = &mut self.slots[usize::from(head)];
-        slot.seen = core.now;
-        slot.in_flight = true;
-        slot.bytes = 0;
-        self.in_flight += 1;
-        slot.status = slot.chain.last_writable_byte();
-        if slot.status.is_none() {
-            // Nowhere to say how it went, so nothing is done.
-            slot.kind = OpKind::Other;
-            self.finish(head, Err(IoError::Misaligned));
-            return Ok(Some(0));
-        }
-        let request = Request::parse(&mut slot.chain);
-        slot.kind = request.kind;
-        let done = match request.action {
-            Action::Io { op, offset_bytes, len_bytes, segments, buf } => {
-                slot.bytes = len_bytes;
-                // SAFETY: the segments lie in this slot, which is not touched again until the I/O's result is reported
-                // (`in_flight` guards it); their memory is part of `self.memory`, which is replaced only by a map that
-                // still holds it, or when the queue is quiet, and readable and writable as all regions are.
-                let io = unsafe { Io::new(op, offset_bytes, len_bytes, segments, buf, u32::from(head)) };
-                self.channel.submit(&io, &mut core.ring)
-            }
-            Action::GetId(segments) => {
-                slot.bytes = write_bytes(segments, &self.serial);
-                Some(Ok(()))
-            }
-            Action::Finish(Status::Ok) => Some(Ok(())),
-            Action::Finish(Status::IoErr) => Some(Err(IoError::Misaligned)),
-            Action::Finish(Status::Unsupported) => Some(Err(IoError::Unsupported)),
-        };
-        let bytes = slot.bytes;
-        if let Some(result) = done {
-            self.finish(head, result);
-        }
-        Ok(Some(bytes))
+        Ok(true)
     }
 
     #[cold]
@@ -332,30 +458,12 @@ impl BlkQueue {
         self.host.unmapped(iova);
     }
 
-    /// Writes the status byte and the used entry; the driver sees them when the batch is published.
+    /// An I/O that was in flight has ended.
     #[inline]
-    fn finish(&mut self, head: u16, result: IoResult) {
-        let slot = &mut self.slots[usize::from(head)];
-        let status = result.map_or_else(Status::from, |()| Status::Ok);
-        let mut written_bytes = 0;
-        if let Some(at) = slot.status {
-            // SAFETY: a mapped byte that the walk found; the map still holds it (see `start`).
-            unsafe { at.write_volatile(status as u8) };
-            // The bytes written from the front on without a gap (2.7.8.2): all of a good read, else none but a lone status.
-            let data = slot.chain.writable_bytes() - 1;
-            let filled = match (slot.kind, status) {
-                (OpKind::Read, Status::Ok) => data,
-                (OpKind::Other, Status::Ok) => slot.bytes.min(data),
-                _ => 0,
-            };
-            let whole = filled == data && slot.chain.fault().is_none();
-            written_bytes = u32::try_from(if whole { data + 1 } else { filled }).unwrap_or(u32::MAX);
-        }
-        slot.in_flight = false;
+    fn finish(&mut self, index: u16, result: IoResult) {
+        self.slots[usize::from(index)].finish(result, &mut self.ring, &mut self.account);
+        self.free.push(index);
         self.in_flight -= 1;
-        self.ring.push_used(head, written_bytes);
-        let ok = status == Status::Ok;
-        self.finished.push(Finished { seen: slot.seen, bytes: slot.bytes, kind: slot.kind, ok });
     }
 
     /// Shows the driver the batch, interrupts it if it wants that, and does the books.
@@ -367,9 +475,7 @@ impl BlkQueue {
             self.interrupt(&mut core.ring);
         }
         let now = core.clock.now();
-        for f in self.finished.drain(..) {
-            self.stats.op_mut(f.kind).record(core.clock.ns_between(f.seen, now), f.bytes, f.ok);
-        }
+        self.account.settle(now, &core.clock, &mut self.stats);
     }
 
     #[inline]

@@ -38,6 +38,7 @@ pub(super) const DISK_KEYS: &[&str] = &[
     "transport",
     "driver",
     "bounce_size",
+    "packed",
     "socket",
 ];
 
@@ -108,7 +109,7 @@ pub(super) fn disk(section: &Section, reactor_cores: &[usize]) -> Result<Disk, E
 fn via(section: &Section) -> Result<Via, Error> {
     let vhost_user = section.choice("transport", &[("vduse", false), ("vhost-user", true)])?.unwrap_or(false);
     let (foreign, why): (&[&str], _) = match vhost_user {
-        true => (&["driver", "bounce_size"], "only for transport vduse"),
+        true => (&["driver", "bounce_size", "packed"], "only for transport vduse"),
         false => (&["socket"], "only for transport vhost-user"),
     };
     if let Some(setting) = foreign.iter().find_map(|key| section.get(key)) {
@@ -130,6 +131,7 @@ fn via(section: &Section) -> Result<Via, Error> {
             let bytes = size_bytes(value)?;
             ((MIB..=GIB).contains(&bytes) && bytes % MIB == 0).then_some(bytes)
         })?,
+        packed: section.read("packed", "true, false", |value| value.boolean())?.unwrap_or(false),
     })
 }
 

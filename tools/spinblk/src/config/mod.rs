@@ -73,6 +73,8 @@ pub enum Via {
         driver: BusDriver,
         /// Size of its bounce region; `None` for the kernel's own choice.
         bounce_bytes: Option<u64>,
+        /// Whether to offer packed rings.
+        packed: bool,
     },
     /// A unix socket that a VM connects to.
     VhostUser {

@@ -21,7 +21,7 @@ fn the_example_is_a_configuration_with_every_key() {
     assert_eq!(config.cores, [1, 2]);
     assert_eq!(config.disks.len(), 4);
     assert_eq!(config.disks[0].backend, Backend::Malloc { size_bytes: 256 << 20, block_size: 4096 });
-    let vduse = Via::Vduse { driver: BusDriver::VirtioVdpa, bounce_bytes: Some(64 << 20) };
+    let vduse = Via::Vduse { driver: BusDriver::VirtioVdpa, bounce_bytes: Some(64 << 20), packed: false };
     assert_eq!(config.disks[0].via, vduse);
     assert_eq!(config.disks[3].via, Via::VhostUser { socket: "/run/vm0.sock".into() });
     assert_eq!(config.disks[1].cores, [2]);
@@ -41,7 +41,7 @@ fn flags_and_file_give_the_same() {
         hugepages: Some("try".into()),
         disks: vec![
             "name=ram0,type=malloc,size=256MiB,block-size=4096,queues=2,queue-size=256,cores=1+2,serial=RAM-0001,\
-             read-only=false,transport=vduse,driver=virtio-vdpa,bounce-size=64MiB"
+             read-only=false,transport=vduse,driver=virtio-vdpa,bounce-size=64MiB,packed=false"
                 .into(),
             "name=file0,type=aio,path=/srv/disk.img,direct=auto,cores=2".into(),
             "name=null0,type=null,size=1TiB,reads=zeroes".into(),
@@ -139,6 +139,7 @@ fn refusals_of_a_file_name_line_key_value_and_what_is_allowed() {
         ("read_only = 1", "read_only = 1: allowed: true, false"),
         ("driver = \"vhost\"", "driver = \"vhost\": allowed: virtio-vdpa, vhost-vdpa"),
         ("bounce_size = \"2G\"", "bounce_size = \"2G\": allowed: 1MiB to 1GiB, a multiple of 1MiB"),
+        ("packed = 1", "packed = 1: allowed: true, false"),
         ("direct = \"on\"", "direct = \"on\": only for type aio"),
         ("transport = \"vhost\"", "transport = \"vhost\": allowed: vduse, vhost-user"),
         ("socket = \"/x\"", "socket = \"/x\": only for transport vhost-user"),
@@ -149,6 +150,10 @@ fn refusals_of_a_file_name_line_key_value_and_what_is_allowed() {
         (
             "driver = \"vhost-vdpa\"\nsocket = \"/x\"\ntransport = \"vhost-user\"",
             "driver = \"vhost-vdpa\": only for transport vduse",
+        ),
+        (
+            "packed = true\nsocket = \"/x\"\ntransport = \"vhost-user\"",
+            "packed = true: only for transport vduse",
         ),
     ];
     for (text, want) in null_cases {
