@@ -4,9 +4,9 @@
 //! ```text
 //!   readable: [ header 16 | data ... ]   writable: [ data ... | status 1 ]     cut into descriptors in any way
 //! ```
-//! The rings walk their descriptors and hand over what they copied: all three at once where the chain has the usual
-//! shape, else one by one. What is wrong with a buffer is *remembered* while the walk goes on, so that the status byte can
-//! be found and the request fails alone; what is wrong with the chain's own structure ends the walk.
+//! The rings walk their descriptors, each copied once, and hand them over one by one. What is wrong with a buffer is
+//! *remembered* while the walk goes on, so that the status byte can be found and the request fails alone; what is wrong
+//! with the chain's own structure ends the walk. (Requests of the usual shape never get here, see `blk/usual.rs`.)
 
 use spinblk_bdev::Segment;
 use spinblk_reactor::BufId;
@@ -48,34 +48,50 @@ pub enum ChainFault {
 }
 
 /// Bytes of a request's header.
-const HEADER_BYTES: usize = 16;
+pub(crate) const HEADER_BYTES: usize = 16;
+
+/// A request's header (5.2.6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Header {
+    /// VIRTIO_BLK_T_*.
+    pub(crate) kind: u32,
+    /// Where it starts, in units of 512 bytes.
+    pub(crate) sector: u64,
+}
+
+impl Header {
+    /// From its bytes as two words in guest order; the upper half of the first one is reserved.
+    #[inline]
+    pub(crate) fn from_words([low, high]: [u64; 2]) -> Self {
+        Self { kind: u64::from_le(low) as u32, sector: u64::from_le(high) }
+    }
+}
 
 /// A translated chain, in place; made once per request slot and used again and again.
 ///
-/// What every request touches comes first: three cache lines of some three kilobytes.
+/// `repr(C)`, so that the first segment lies where a slot's own fields end.
 #[repr(C)]
 pub(crate) struct Chain {
+    segments: [Segment; MAX],
     head: Head,
-    /// Nothing is wrong with it, and it has a header and a status.
-    is_sound: bool,
-    header: [u64; 2],
     /// Segments of data in all, and those that the device reads, which come first.
     count: usize,
     readable: usize,
     /// Data bytes that the device may read, and that it may write; the status byte counts until the chain is closed.
-    /// In a chain of the usual shape, where one of them means nothing, both are the same.
     bytes: [u64; 2],
     /// The registered buffers that hold all readable and all writable segments; known when the chain is closed.
     common: [BufKey; 2],
     status: *mut u8,
     fault: Option<ChainFault>,
-    /// How much of the header was found; this and what follows is for the long road.
+    /// Whether the fault is one of structure.
+    is_broken: bool,
+    /// The header and how much of it was found.
+    header: [u64; 2],
     header_bytes: usize,
     /// Where the last segment ends; null before the first one.
     end: *mut u8,
     /// What the last segment has in common with a neighbour that may join it.
     kind: SegmentKind,
-    segments: [Segment; MAX],
     bufs: [BufKey; MAX],
 }
 
@@ -96,13 +112,13 @@ impl Default for Chain {
     fn default() -> Self {
         Self {
             head: Head::default(),
-            header: [0; 2],
-            is_sound: false,
             count: 0,
             readable: 0,
             bytes: [0; 2],
             common: [BufKey::NONE; 2],
             status: std::ptr::null_mut(),
+            is_broken: false,
+            header: [0; 2],
             header_bytes: 0,
             end: std::ptr::null_mut(),
             kind: SegmentKind::NONE,
@@ -115,20 +131,18 @@ impl Default for Chain {
 
 impl Chain {
     /// Notes which places of the ring it takes.
-    #[inline]
     pub(crate) fn set_head(&mut self, head: Head) {
         self.head = head;
     }
 
     /// What the ring calls it.
-    #[inline]
     pub(crate) fn head(&self) -> Head {
         self.head
     }
 
     /// Forgets the last chain.
-    #[inline]
-    pub(crate) fn clear(&mut self) {
+    fn clear(&mut self) {
+        self.is_broken = false;
         self.header_bytes = 0;
         self.count = 0;
         self.readable = 0;
@@ -139,38 +153,22 @@ impl Chain {
         self.fault = None;
     }
 
-    /// Takes a whole chain of the shape that nearly all have: header, one buffer of data and status, all in the mapping that
-    /// was hit last. False when it is not of that shape; the long road is then to be gone, from [`clear`](Self::clear) on.
-    #[inline(always)]
-    pub(crate) fn take_usual(&mut self, memory: &CoreMemory, [header, data, status]: [Buffer; 3]) -> bool {
-        let len = u64::from(data.len_bytes);
-        if header.len_bytes as usize != HEADER_BYTES || status.len_bytes != 1 || len == 0 {
-            return false;
+    /// Starts anew: `walk` adds the buffers. Returns the header if all is well.
+    #[inline(never)]
+    pub(crate) fn fill(&mut self, walk: impl FnOnce(&mut Self) -> Result<(), ChainFault>) -> Option<Header> {
+        self.clear();
+        if let Err(fault) = walk(self) {
+            self.fault = Some(fault);
+            self.is_broken = true;
+            return None;
         }
-        let Some(piece) =
-            memory.last_hit([(header.iova, HEADER_BYTES as u64), (data.iova, len), (status.iova, 1)])
-        else {
-            return false;
-        };
-        let words: *const u64 = piece.host(header.iova).cast();
-        if !words.addr().is_multiple_of(8) {
-            return false;
-        }
-        // SAFETY: `last_hit` found 16 bytes mapped there, and they are aligned. Each word is read once: the guest may write
-        // at the same time.
-        self.header = unsafe { [words.read_volatile(), words.add(1).read_volatile()] };
-        self.is_sound = true;
-        self.count = 1;
-        self.readable = usize::from(!data.writable);
-        self.bytes = [len; 2];
-        self.common = [piece.buf(); 2];
-        self.status = piece.host(status.iova);
-        self.segments[0] = Segment::new(piece.host(data.iova), data.len_bytes as usize);
-        true
+        self.close();
+        let sound = self.fault.is_none() && self.header_bytes == HEADER_BYTES && !self.status.is_null();
+        sound.then(|| Header::from_words(self.header))
     }
 
-    /// The chain ends here: takes the status off the writable bytes, finds common buffers, and judges.
-    pub(crate) fn close(&mut self) {
+    /// The chain ends here: takes the status off the writable bytes and finds common buffers.
+    fn close(&mut self) {
         if self.bytes[1] > 0 {
             // The last buffer to be placed was a writable one: readable buffers are refused after it.
             self.status = self.end.wrapping_sub(1);
@@ -180,7 +178,6 @@ impl Chain {
                 self.count -= usize::from(last.len_bytes() == 0);
             }
         }
-        self.is_sound = self.fault.is_none() && self.header_bytes == HEADER_BYTES && !self.status.is_null();
         let common = |bufs: &[BufKey]| match bufs {
             [first, rest @ ..] if rest.iter().all(|buf| buf == first) => *first,
             _ => BufKey::NONE,
@@ -252,13 +249,6 @@ impl Chain {
         self.readable += usize::from(!writable);
     }
 
-    /// Remembers why the walk could not be finished; it outweighs what is wrong with single buffers.
-    #[cold]
-    pub(crate) fn note_structure(&mut self, fault: ChainFault) {
-        self.fault = Some(fault);
-        self.is_sound = false;
-    }
-
     /// Remembers what is wrong with a buffer.
     #[cold]
     fn note(&mut self, fault: ChainFault) {
@@ -266,52 +256,47 @@ impl Chain {
         self.fault = self.fault.or(Some(fault));
     }
 
-    /// Whether nothing is wrong with it, and it has a header and a status.
+    /// Makes room for the one segment of a request that needs no chain.
     #[inline]
-    #[must_use]
-    pub(crate) fn is_sound(&self) -> bool {
-        self.is_sound
+    pub(crate) fn one_segment(&mut self, segment: Segment) -> &[Segment] {
+        self.segments[0] = segment;
+        &self.segments[..1]
     }
 
-    /// What is wrong with one of its buffers, if anything.
-    #[inline]
+    /// What is wrong with it, if anything.
     #[must_use]
     pub(crate) fn fault(&self) -> Option<ChainFault> {
-        if self.is_sound { None } else { self.fault }
+        self.fault
     }
 
-    /// The header's two words; `None` when anything is wrong with the chain, or it has no header or no status.
-    #[inline]
+    /// Whether its structure is at fault, so that nothing of it may be used; asked of a chain with a fault.
     #[must_use]
-    pub(crate) fn header(&self) -> Option<[u64; 2]> {
-        self.is_sound.then(|| self.header.map(u64::from_le))
+    pub(crate) fn is_broken(&self) -> bool {
+        self.is_broken
     }
 
     /// Data bytes that the device may read: those after the header.
-    #[inline]
     #[must_use]
     pub(crate) fn readable_bytes(&self) -> u64 {
         self.bytes[0]
     }
 
     /// Data bytes that the device may write: those before the status.
-    #[inline]
     #[must_use]
     pub(crate) fn writable_bytes(&self) -> u64 {
         self.bytes[1]
     }
 
-    /// The same, of any chain, of the usual shape or not.
+    /// Bytes that count as written when nothing but the status is (2.7.8.2): the status if it is all there is to write.
     #[must_use]
-    pub(crate) fn written_data_bytes(&self) -> u64 {
-        if self.readable < self.count { self.bytes[1] } else { 0 }
+    pub(crate) fn lone_status_bytes(&self) -> u32 {
+        u32::from(self.readable == self.count && self.fault.is_none() && !self.status.is_null())
     }
 
-    /// The last device-writable byte: where virtio-blk wants the status (5.2.6).
-    #[inline]
+    /// The last device-writable byte: where virtio-blk wants the status (5.2.6). Null if there is none.
     #[must_use]
-    pub(crate) fn status(&self) -> Option<*mut u8> {
-        (!self.status.is_null()).then_some(self.status)
+    pub(crate) fn status(&self) -> *mut u8 {
+        self.status
     }
 
     /// Copies up to `out.len()` readable data bytes; returns how many there were.
@@ -331,14 +316,12 @@ impl Chain {
     }
 
     /// The readable data segments, and the registered buffer that holds them all.
-    #[inline]
     #[must_use]
     pub(crate) fn readable(&self) -> (&[Segment], Option<BufId>) {
         (&self.segments[..self.readable], self.common[0].buf())
     }
 
     /// The writable data segments, and the registered buffer that holds them all.
-    #[inline]
     #[must_use]
     pub(crate) fn writable(&self) -> (&[Segment], Option<BufId>) {
         (&self.segments[..self.count][self.readable..], self.common[1].buf())

@@ -61,23 +61,23 @@ impl PackedDescriptor {
     }
 }
 
-/// Sixteen bytes, in the order of their addresses.
+/// Sixteen bytes as both formats cut them.
 pub(crate) trait FromWords {
-    /// Takes a descriptor apart that was read as two little-endian words.
-    fn from_words(low: u64, high: u64) -> Self;
+    /// Takes a descriptor apart that was read as three little-endian words: address, length, and two halves.
+    fn from_words(iova: u64, len_bytes: u32, halves: u32) -> Self;
 }
 
 impl FromWords for Descriptor {
     #[inline]
-    fn from_words(low: u64, high: u64) -> Self {
-        Self { iova: low, len_bytes: high as u32, flags: (high >> 32) as u16, next: (high >> 48) as u16 }
+    fn from_words(iova: u64, len_bytes: u32, halves: u32) -> Self {
+        Self { iova, len_bytes, flags: halves as u16, next: (halves >> 16) as u16 }
     }
 }
 
 impl FromWords for PackedDescriptor {
     #[inline]
-    fn from_words(low: u64, high: u64) -> Self {
-        Self { iova: low, len_bytes: high as u32, id: (high >> 32) as u16, flags: (high >> 48) as u16 }
+    fn from_words(iova: u64, len_bytes: u32, halves: u32) -> Self {
+        Self { iova, len_bytes, id: halves as u16, flags: (halves >> 16) as u16 }
     }
 }
 
@@ -110,15 +110,13 @@ impl Table {
             return None;
         }
         let at = self.start.wrapping_add(index as usize * DESC_BYTES as usize);
-        let (low, high) = if at.addr().is_multiple_of(8) {
-            let words: *const u64 = at.cast();
-            // SAFETY: index < entries, so 16 bytes at `at` are mapped (`new`'s caller), and aligned for u64 (checked).
-            unsafe { (words.read_volatile(), words.add(1).read_volatile()) }
+        if at.addr().is_multiple_of(8) {
+            // SAFETY: index < entries, so 16 bytes at `at` are mapped (`new`'s caller); they are aligned for u64 (checked).
+            Some(unsafe { read_straight(at) })
         } else {
             // SAFETY: as above, without the alignment.
-            unsafe { read_crooked(at) }
-        };
-        Some(D::from_words(u64::from_le(low), u64::from_le(high)))
+            Some(unsafe { read_crooked(at) })
+        }
     }
 
     /// Copies the three descriptors from `index` on; `None` when they are not all in the table, or crooked.
@@ -128,12 +126,21 @@ impl Table {
         if u32::from(index) + 3 > self.entries || !at.addr().is_multiple_of(8) {
             return None;
         }
-        let words: *const u64 = at.cast();
         // SAFETY: 48 bytes at `at` are mapped (`new`'s caller), and aligned for u64 (checked).
-        let words = [0, 1, 2, 3, 4, 5].map(|i| u64::from_le(unsafe { words.add(i).read_volatile() }));
-        let [a, b, c, d, e, f] = words;
-        Some([D::from_words(a, b), D::from_words(c, d), D::from_words(e, f)])
+        Some([0, 16, 32].map(|offset| unsafe { read_straight(at.add(offset)) }))
     }
+}
+
+/// # Safety
+/// 16 bytes at `at` must be mapped readable, and aligned to 8 bytes.
+#[inline(always)]
+unsafe fn read_straight<D: FromWords>(at: *const u8) -> D {
+    // SAFETY: our caller's contract; the guest may write at the same time, so each word is read once, volatile.
+    let (iova, len_bytes, halves) = unsafe {
+        let words: *const u32 = at.cast();
+        (at.cast::<u64>().read_volatile(), words.add(2).read_volatile(), words.add(3).read_volatile())
+    };
+    D::from_words(u64::from_le(iova), u32::from_le(len_bytes), u32::from_le(halves))
 }
 
 /// Only indirect tables can be this crooked; no driver that we know makes one.
@@ -141,13 +148,14 @@ impl Table {
 /// # Safety
 /// 16 bytes at `at` must be mapped readable.
 #[cold]
-unsafe fn read_crooked(at: *const u8) -> (u64, u64) {
-    let mut words = [[0u8; 8]; 2];
-    for (i, byte) in words.as_flattened_mut().iter_mut().enumerate() {
-        // SAFETY: 16 bytes at `at` are mapped (our caller).
-        *byte = unsafe { at.add(i).read_volatile() };
-    }
-    (u64::from_ne_bytes(words[0]), u64::from_ne_bytes(words[1]))
+unsafe fn read_crooked<D: FromWords>(at: *const u8) -> D {
+    let word = |offset: usize| {
+        (0..4).rev().fold(0, |word, i| {
+            // SAFETY: 16 bytes at `at` are mapped (our caller), and offset + i is below that.
+            word << 8 | u32::from(unsafe { at.add(offset + i).read_volatile() })
+        })
+    };
+    D::from_words(u64::from(word(0)) | u64::from(word(4)) << 32, word(8), word(12))
 }
 
 /// Finds the table that an indirect descriptor points to (2.7.5.3, 2.8.7).

@@ -230,7 +230,7 @@ impl CoreMemory {
         self.last_hit.locate(iova)
     }
 
-    /// The piece that the last lookup hit, if all three ranges (IOVA and length, not 0) lie in it.
+    /// The piece that the last lookup hit, if all three ranges (IOVA and length) lie in it.
     #[inline(always)]
     pub(crate) fn last_hit(&self, ranges: [(u64, u64); 3]) -> Option<&Piece> {
         let piece = &self.last_hit;

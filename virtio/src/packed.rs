@@ -21,12 +21,12 @@
 
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering, fence};
 
-use crate::chain::{Chain, ChainFault};
+use crate::chain::{Buffer, Chain, ChainFault, Header};
 use crate::descriptor::{
     DESC_BYTES, Descriptor, MAX_WALK, PackedDescriptor, Table, indirect_table, usual_table,
 };
 use crate::memory::CoreMemory;
-use crate::virtqueue::{Head, ring_part};
+use crate::virtqueue::{Head, Ring, ring_part};
 use crate::{QueueError, RingConfig, RingState};
 
 /// Descriptor flags beyond those of a split ring (2.8.1).
@@ -128,72 +128,19 @@ impl PackedQueue {
         RingState { avail: self.avail.state(), used: self.used.state() }
     }
 
-    pub(crate) fn position(&self) -> u16 {
-        self.avail.index
-    }
-
     #[inline]
-    pub(crate) fn has_next(&self) -> bool {
-        let flags = u16::from_le(self.flags(self.avail.index).load(Ordering::Acquire));
-        let wrap = self.avail.wrap;
-        (flags & AVAIL != 0) == wrap && (flags & USED != 0) != wrap
-    }
-
-    #[inline]
-    pub(crate) fn walk(&self, memory: &mut CoreMemory, chain: &mut Chain) -> bool {
-        match self.try_walk(memory, chain) {
-            Ok(head) => {
-                chain.set_head(head);
-                true
-            }
-            Err(fault) => {
-                chain.note_structure(fault);
-                false
-            }
-        }
-    }
-
-    #[inline]
-    fn try_walk(&self, memory: &mut CoreMemory, chain: &mut Chain) -> Result<Head, ChainFault> {
+    fn table(&self) -> Table {
         // SAFETY: `new` found `size` descriptors mapped at `ring`; whoever owns the queue keeps them mapped.
-        let ring = unsafe { Table::new(self.ring, self.size.into()) };
-        match self.take_usual(ring, memory, chain) {
-            Some(head) => Ok(head),
-            None => self.walk_any(ring, memory, chain),
-        }
+        unsafe { Table::new(self.ring, self.size.into()) }
     }
 
-    /// Takes a chain of the usual shape (see [`Chain::take_usual`]): three descriptors, in the ring without passing its end,
-    /// or alone in an indirect table.
-    #[inline(always)]
-    fn take_usual(&self, ring: Table, memory: &CoreMemory, chain: &mut Chain) -> Option<Head> {
-        const SHAPE: u16 = Descriptor::NEXT | Descriptor::WRITE | Descriptor::INDIRECT;
-        let at = self.avail.index;
-        let first: PackedDescriptor = ring.read(at.into())?;
-        if first.flags & SHAPE & !Descriptor::WRITE == Descriptor::INDIRECT {
-            let table = usual_table(memory, first.iova, first.len_bytes)?;
-            let descs = table.read_three::<PackedDescriptor>(0)?;
-            let [header, data, status] = descs.map(PackedDescriptor::buffer);
-            let usual =
-                !header.writable && status.writable && chain.take_usual(memory, [header, data, status]);
-            return usual.then_some(Head { id: first.id, places: 1 });
-        }
-        let [header, data, status] = ring.read_three::<PackedDescriptor>(at)?;
-        let usual = header.flags & SHAPE == Descriptor::NEXT
-            && data.flags & (Descriptor::NEXT | Descriptor::INDIRECT) == Descriptor::NEXT
-            && status.flags & SHAPE == Descriptor::WRITE
-            && chain.take_usual(memory, [header.buffer(), data.buffer(), status.buffer()]);
-        usual.then_some(Head { id: status.id, places: 3 })
-    }
-
-    /// Walks a chain of any shape; its last descriptor may point to a table with the rest.
-    #[inline(never)]
-    fn walk_any(&self, ring: Table, memory: &mut CoreMemory, chain: &mut Chain) -> Result<Head, ChainFault> {
-        chain.clear();
+    /// Adds the next chain's buffers; its last descriptor may point to a table with the rest.
+    fn walk_chain(&self, memory: &mut CoreMemory, chain: &mut Chain) -> Result<(), ChainFault> {
         let (mut index, mut places) = (self.avail.index, 1);
         // A chain holds no more descriptors than the ring (2.8.20.2).
         while u32::from(places) <= u32::from(self.size).min(MAX_WALK) {
-            let desc: PackedDescriptor = ring.read(index.into()).ok_or(ChainFault::BadIndex(index))?;
+            let desc: PackedDescriptor =
+                self.table().read(index.into()).ok_or(ChainFault::BadIndex(index))?;
             let more = desc.flags & Descriptor::NEXT != 0;
             match desc.flags & Descriptor::INDIRECT != 0 {
                 true if more => return Err(ChainFault::BadIndirect),
@@ -201,34 +148,13 @@ impl PackedQueue {
                 false => chain.add(memory, desc.buffer()),
             }
             if !more {
-                chain.close();
-                return Ok(Head { id: desc.id, places });
+                chain.set_head(Head { id: desc.id, places });
+                return Ok(());
             }
             index = if index + 1 == self.size { 0 } else { index + 1 };
             places += 1;
         }
         Err(if u32::from(self.size) >= MAX_WALK { ChainFault::TooMany } else { ChainFault::Loop })
-    }
-
-    #[inline]
-    pub(crate) fn advance(&mut self, head: Head) {
-        self.avail = self.avail.advanced(head.places, self.size);
-    }
-
-    #[inline]
-    pub(crate) fn push_used(&mut self, head: Head, written_bytes: u32) {
-        let mut flags = if self.used.wrap { AVAIL | USED } else { 0 };
-        if written_bytes > 0 {
-            flags |= Descriptor::WRITE;
-        }
-        let word = (u64::from(written_bytes) | u64::from(head.id) << 32 | u64::from(flags) << 48).to_le();
-        if self.has_unpublished() {
-            // Relaxed: the driver sees it after the batch's first one, which is released.
-            self.used_half(self.used.index).store(word, Ordering::Relaxed);
-        } else {
-            self.first_used = word;
-        }
-        self.used = self.used.advanced(head.places, self.size);
     }
 
     #[inline]
@@ -284,6 +210,69 @@ impl PackedQueue {
         debug_assert!(index < 2);
         // SAFETY: `new` found 4 bytes mapped at `driver_event`, 4-byte aligned.
         unsafe { AtomicU16::from_ptr(self.driver_event.cast::<u16>().add(index).cast_mut()) }
+    }
+}
+
+impl Ring for PackedQueue {
+    fn position(&self) -> u16 {
+        self.avail.index
+    }
+
+    #[inline]
+    fn look(&mut self) -> Result<bool, QueueError> {
+        Ok(self.has_next())
+    }
+
+    #[inline]
+    fn has_next(&self) -> bool {
+        let flags = u16::from_le(self.flags(self.avail.index).load(Ordering::Acquire));
+        let wrap = self.avail.wrap;
+        (flags & AVAIL != 0) == wrap && (flags & USED != 0) != wrap
+    }
+
+    #[inline(always)]
+    fn usual(&self, memory: &CoreMemory) -> Option<(Head, [Buffer; 3])> {
+        const SHAPE: u16 = Descriptor::NEXT | Descriptor::WRITE | Descriptor::INDIRECT;
+        let at = self.avail.index;
+        let first: PackedDescriptor = self.table().read(at.into())?;
+        if first.flags & (Descriptor::NEXT | Descriptor::INDIRECT) == Descriptor::INDIRECT {
+            let table = usual_table(memory, first.iova, first.len_bytes)?;
+            let buffers = table.read_three(0)?.map(PackedDescriptor::buffer);
+            let usual = !buffers[0].writable && buffers[2].writable;
+            return usual.then_some((Head { id: first.id, places: 1 }, buffers));
+        }
+        // A chain that goes around the end of the ring takes the long road.
+        let [header, data, status] = self.table().read_three::<PackedDescriptor>(at)?;
+        let usual = header.flags & SHAPE == Descriptor::NEXT
+            && data.flags & (Descriptor::NEXT | Descriptor::INDIRECT) == Descriptor::NEXT
+            && status.flags & SHAPE == Descriptor::WRITE;
+        let buffers = [header.buffer(), data.buffer(), status.buffer()];
+        usual.then_some((Head { id: status.id, places: 3 }, buffers))
+    }
+
+    fn walk(&self, memory: &mut CoreMemory, chain: &mut Chain) -> Option<Header> {
+        chain.fill(|chain| self.walk_chain(memory, chain))
+    }
+
+    #[inline]
+    fn advance(&mut self, head: Head) {
+        self.avail = self.avail.advanced(head.places, self.size);
+    }
+
+    #[inline]
+    fn push_used(&mut self, head: Head, written_bytes: u32) {
+        let mut flags = if self.used.wrap { AVAIL | USED } else { 0 };
+        if written_bytes > 0 {
+            flags |= Descriptor::WRITE;
+        }
+        let word = (u64::from(written_bytes) | u64::from(head.id) << 32 | u64::from(flags) << 48).to_le();
+        if self.has_unpublished() {
+            // Relaxed: the driver sees it after the batch's first one, which is released.
+            self.used_half(self.used.index).store(word, Ordering::Relaxed);
+        } else {
+            self.first_used = word;
+        }
+        self.used = self.used.advanced(head.places, self.size);
     }
 }
 

@@ -16,10 +16,10 @@
 
 use std::sync::atomic::{AtomicU16, Ordering, fence};
 
-use crate::chain::{Chain, ChainFault};
+use crate::chain::{Buffer, Chain, ChainFault, Header};
 use crate::descriptor::{DESC_BYTES, Descriptor, MAX_WALK, Table, indirect_table, usual_table};
 use crate::memory::CoreMemory;
-use crate::virtqueue::{Head, ring_part};
+use crate::virtqueue::{Head, Ring, ring_part};
 use crate::{QueueError, RingConfig, RingState};
 
 /// avail.flags: the driver wants no interrupt (2.7.6).
@@ -35,6 +35,8 @@ pub(crate) struct SplitQueue {
     avail: *const u8,
     used: *mut u8,
     size: u16,
+    /// For indices in the ring.
+    mask: u16,
     event_idx: bool,
     /// Next avail entry to take.
     next_avail: u16,
@@ -65,6 +67,7 @@ impl SplitQueue {
             avail,
             used,
             size,
+            mask: size - 1,
             event_idx,
             next_avail: state.avail,
             seen_avail: state.avail,
@@ -80,54 +83,6 @@ impl SplitQueue {
 
     pub(crate) fn state(&self) -> RingState {
         RingState { avail: self.next_avail, used: self.next_used }
-    }
-
-    pub(crate) fn position(&self) -> u16 {
-        self.next_avail & (self.size - 1)
-    }
-
-    #[inline]
-    pub(crate) fn look(&mut self) -> Result<bool, QueueError> {
-        let index = u16::from_le(self.avail_word(1).load(Ordering::Acquire));
-        if index.wrapping_sub(self.next_avail) > self.size {
-            return Err(QueueError::AvailOverrun { index, next: self.next_avail, size: self.size });
-        }
-        self.seen_avail = index;
-        Ok(self.has_next())
-    }
-
-    #[inline]
-    pub(crate) fn has_next(&self) -> bool {
-        self.seen_avail != self.next_avail
-    }
-
-    #[inline]
-    pub(crate) fn walk(&self, memory: &mut CoreMemory, chain: &mut Chain) -> bool {
-        let slot = usize::from(self.next_avail & (self.size - 1));
-        // Relaxed: ordered by the Acquire load of the index.
-        let id = u16::from_le(self.avail_word(2 + slot).load(Ordering::Relaxed));
-        chain.set_head(Head { id, places: 1 });
-        // SAFETY: `new` found `size` descriptors mapped at `desc`; whoever owns the queue keeps them mapped.
-        let table = unsafe { Table::new(self.desc, self.size.into()) };
-        if take_usual(table, id, memory, chain) {
-            return true;
-        }
-        walk(table, id, memory, chain).map_err(|fault| chain.note_structure(fault)).is_ok()
-    }
-
-    #[inline]
-    pub(crate) fn advance(&mut self, head: Head) {
-        self.next_avail = self.next_avail.wrapping_add(head.places);
-    }
-
-    #[inline]
-    pub(crate) fn push_used(&mut self, head: Head, written_bytes: u32) {
-        let slot = usize::from(self.next_used & (self.size - 1));
-        let entry = (u64::from(head.id) | u64::from(written_bytes) << 32).to_le();
-        // SAFETY: `new` found 6 + 8 * size bytes mapped at `used`, and slot < size. Nobody reads the entry before the
-        // index is published, so a plain store will do; it may be 4-byte aligned only.
-        unsafe { self.used.add(4 + 8 * slot).cast::<u64>().write_unaligned(entry) };
-        self.next_used = self.next_used.wrapping_add(1);
     }
 
     #[inline]
@@ -151,6 +106,20 @@ impl SplitQueue {
         } else {
             u16::from_le(self.avail_word(0).load(Ordering::Relaxed)) & AVAIL_F_NO_INTERRUPT == 0
         }
+    }
+
+    /// The first descriptor of the next chain, as the avail ring names it.
+    #[inline]
+    fn next_id(&self) -> u16 {
+        let slot = usize::from(self.next_avail & self.mask);
+        // Relaxed: ordered by the Acquire load of the index.
+        u16::from_le(self.avail_word(2 + slot).load(Ordering::Relaxed))
+    }
+
+    #[inline]
+    fn table(&self) -> Table {
+        // SAFETY: `new` found `size` descriptors mapped at `desc`; whoever owns the queue keeps them mapped.
+        unsafe { Table::new(self.desc, self.size.into()) }
     }
 
     fn suppress_kicks(&mut self) {
@@ -193,32 +162,70 @@ impl SplitQueue {
     }
 }
 
-/// Takes a chain of the usual shape (see [`Chain::take_usual`]): three descriptors, side by side in the ring's own table or
-/// alone in an indirect one.
-#[inline(always)]
-fn take_usual(table: Table, id: u16, memory: &CoreMemory, chain: &mut Chain) -> bool {
-    const NEXT: u16 = Descriptor::NEXT;
-    const WRITE: u16 = Descriptor::WRITE;
-    let (mut table, mut at) = (table, id);
-    let Some(head) = table.read::<Descriptor>(id.into()) else { return false };
-    if head.flags == Descriptor::INDIRECT {
-        let Some(indirect) = usual_table(memory, head.iova, head.len_bytes) else { return false };
-        (table, at) = (indirect, 0);
+impl Ring for SplitQueue {
+    fn position(&self) -> u16 {
+        self.next_avail & self.mask
     }
-    let Some([header, data, status]) = table.read_three::<Descriptor>(at) else { return false };
-    // Flags and successor together: NEXT and the one behind it.
-    let link = u32::from(at) << 16 | u32::from(NEXT);
-    header.link() == link + (1 << 16)
-        && data.link() & !u32::from(WRITE) == link + (2 << 16)
-        && status.flags == WRITE
-        && chain.take_usual(memory, [header.buffer(), data.buffer(), status.buffer()])
+
+    #[inline]
+    fn look(&mut self) -> Result<bool, QueueError> {
+        let index = u16::from_le(self.avail_word(1).load(Ordering::Acquire));
+        if index.wrapping_sub(self.next_avail) > self.size {
+            return Err(QueueError::AvailOverrun { index, next: self.next_avail, size: self.size });
+        }
+        self.seen_avail = index;
+        Ok(self.has_next())
+    }
+
+    #[inline]
+    fn has_next(&self) -> bool {
+        self.seen_avail != self.next_avail
+    }
+
+    #[inline(always)]
+    fn usual(&self, memory: &CoreMemory) -> Option<(Head, [Buffer; 3])> {
+        const WRITE: u32 = Descriptor::WRITE as u32;
+        let id = self.next_id();
+        let (mut table, mut at) = (self.table(), id);
+        let head: Descriptor = table.read(id.into())?;
+        if head.flags == Descriptor::INDIRECT {
+            (table, at) = (usual_table(memory, head.iova, head.len_bytes)?, 0);
+        }
+        // Side by side, as descriptors are that always go together: NEXT and the successor, in one word.
+        let [header, data, status] = table.read_three::<Descriptor>(at)?;
+        let link = u32::from(at) << 16 | u32::from(Descriptor::NEXT);
+        let usual = header.link() == link + (1 << 16)
+            && data.link() & !WRITE == link + (2 << 16)
+            && status.flags == Descriptor::WRITE;
+        let buffers = [header.buffer(), data.buffer(), status.buffer()];
+        usual.then_some((Head { id, places: 1 }, buffers))
+    }
+
+    fn walk(&self, memory: &mut CoreMemory, chain: &mut Chain) -> Option<Header> {
+        let id = self.next_id();
+        chain.set_head(Head { id, places: 1 });
+        chain.fill(|chain| walk(self.table(), id, memory, chain))
+    }
+
+    #[inline]
+    fn advance(&mut self, head: Head) {
+        self.next_avail = self.next_avail.wrapping_add(head.places);
+    }
+
+    #[inline]
+    fn push_used(&mut self, head: Head, written_bytes: u32) {
+        let slot = usize::from(self.next_used & self.mask);
+        let entry = (u64::from(head.id) | u64::from(written_bytes) << 32).to_le();
+        // SAFETY: `new` found 6 + 8 * size bytes mapped at `used`, and slot < size. Nobody reads the entry before the
+        // index is published, so a plain store will do; it may be 4-byte aligned only.
+        unsafe { self.used.add(4 + 8 * slot).cast::<u64>().write_unaligned(entry) };
+        self.next_used = self.next_used.wrapping_add(1);
+    }
 }
 
 /// Walks a chain of any shape, from descriptor `id` of the ring's own table on. The last descriptor there may point to a
 /// table with the rest (2.7.5.3.2).
-#[inline(never)]
 fn walk(table: Table, id: u16, memory: &mut CoreMemory, chain: &mut Chain) -> Result<(), ChainFault> {
-    chain.clear();
     let first = table.read(id.into()).ok_or(ChainFault::BadIndex(id))?;
     if let Some(last) = follow(table, first, memory, chain)? {
         if last.flags & Descriptor::NEXT != 0 {
@@ -230,7 +237,6 @@ fn walk(table: Table, id: u16, memory: &mut CoreMemory, chain: &mut Chain) -> Re
             return Err(ChainFault::BadIndirect);
         }
     }
-    chain.close();
     Ok(())
 }
 

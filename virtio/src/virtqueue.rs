@@ -6,10 +6,9 @@
 //!   walk, advance        avail entry ─► descriptor table  descriptors in ring order
 //!   push_used, publish   used entries, then used.idx      used descriptors, the first one's flags last
 //! ```
-//! Work is done in batches: `look` once per poll, then `walk` and `advance` for each chain; `push_used` for each finished
-//! one, then `publish` once. The formats differ by one predictable branch per call.
+//! Whoever serves a ring is generic over [`Ring`] and chooses once per poll which of the two it is.
 
-use crate::chain::Chain;
+use crate::chain::{Buffer, Chain, Header};
 use crate::memory::CoreMemory;
 use crate::packed::PackedQueue;
 use crate::split::SplitQueue;
@@ -24,6 +23,37 @@ pub(crate) struct Head {
     pub(crate) places: u16,
 }
 
+/// The hot side of a ring. Work is done in batches: `look` once per poll, then `usual` or `walk`, and `advance`, for each chain;
+/// `push_used` for each finished one, then [`Virtqueue::publish`] once.
+pub(crate) trait Ring {
+    /// Whether a chain waits; one cache line when none does.
+    ///
+    /// # Errors
+    /// [`QueueError::AvailOverrun`] when the driver claims more than the ring holds.
+    fn look(&mut self) -> Result<bool, QueueError>;
+
+    /// Whether one more chain waits, of those that the last [`look`](Self::look) found.
+    fn has_next(&self) -> bool;
+
+    /// The buffers of the next chain if it has the usual form of three descriptors: readable, either, writable. The chain
+    /// stays in the ring until [`advance`](Self::advance).
+    fn usual(&self, memory: &CoreMemory) -> Option<(Head, [Buffer; 3])>;
+
+    /// Translates the next chain, whatever its form, which stays in the ring until [`advance`](Self::advance). `None` when it
+    /// is faulty or has no header or status: [`Chain::fault`] and [`Chain::is_broken`] say more.
+    fn walk(&self, memory: &mut CoreMemory, chain: &mut Chain) -> Option<Header>;
+
+    /// Takes the chain that was shown.
+    fn advance(&mut self, head: Head);
+
+    /// Returns a chain; the driver sees it after [`Virtqueue::publish`]. A driver that offers a chain again before it was
+    /// returned can lose entries, its own only.
+    fn push_used(&mut self, head: Head, written_bytes: u32);
+
+    /// Where the next chain stands, for messages.
+    fn position(&self) -> u16;
+}
+
 /// A ring in guest memory, and how far the device has come in it. The mapped ring must outlive it: whoever owns it keeps
 /// the [`CoreMemory`] that it was made from.
 pub(crate) enum Virtqueue {
@@ -31,16 +61,6 @@ pub(crate) enum Virtqueue {
     Split(SplitQueue),
     /// Section 2.8.
     Packed(PackedQueue),
-}
-
-/// Calls a method of whichever ring it is.
-macro_rules! either {
-    ($queue:expr, $ring:ident => $call:expr) => {
-        match $queue {
-            Virtqueue::Split($ring) => $call,
-            Virtqueue::Packed($ring) => $call,
-        }
-    };
 }
 
 impl Virtqueue {
@@ -57,62 +77,28 @@ impl Virtqueue {
 
     /// Where the device stands.
     pub(crate) fn state(&self) -> RingState {
-        either!(self, ring => ring.state())
-    }
-
-    /// Whether a chain waits; one cache line when none does.
-    ///
-    /// # Errors
-    /// [`QueueError::AvailOverrun`] when the driver claims more than the ring holds.
-    #[inline]
-    pub(crate) fn look(&mut self) -> Result<bool, QueueError> {
         match self {
-            Self::Split(ring) => ring.look(),
-            Self::Packed(ring) => Ok(ring.has_next()),
+            Self::Split(ring) => ring.state(),
+            Self::Packed(ring) => ring.state(),
         }
-    }
-
-    /// Whether one more chain waits, of those that the last [`look`](Self::look) found.
-    #[inline]
-    pub(crate) fn has_next(&self) -> bool {
-        either!(self, ring => ring.has_next())
-    }
-
-    /// Translates the next chain, which stays in the ring until [`advance`](Self::advance). False when its structure is
-    /// broken, so that nothing of it may be used; [`Chain::fault`] says why, and what is wrong with single buffers.
-    #[inline]
-    pub(crate) fn walk(&self, memory: &mut CoreMemory, chain: &mut Chain) -> bool {
-        either!(self, ring => ring.walk(memory, chain))
-    }
-
-    /// Takes the chain that [`walk`](Self::walk) showed.
-    #[inline]
-    pub(crate) fn advance(&mut self, head: Head) {
-        either!(self, ring => ring.advance(head));
-    }
-
-    /// Returns a chain; the driver sees it after [`publish`](Self::publish). A driver that offers a chain again before it was
-    /// returned can lose entries, its own only.
-    #[inline]
-    pub(crate) fn push_used(&mut self, head: Head, written_bytes: u32) {
-        either!(self, ring => ring.push_used(head, written_bytes));
     }
 
     /// Whether chains were returned that the driver has not been shown.
     #[inline]
     pub(crate) fn has_unpublished(&self) -> bool {
-        either!(self, ring => ring.has_unpublished())
+        match self {
+            Self::Split(ring) => ring.has_unpublished(),
+            Self::Packed(ring) => ring.has_unpublished(),
+        }
     }
 
     /// Shows the driver all that was returned and says whether it wants an interrupt for that.
     #[inline]
     pub(crate) fn publish(&mut self) -> bool {
-        either!(self, ring => ring.publish())
-    }
-
-    /// Where the next chain stands, for messages.
-    pub(crate) fn position(&self) -> u16 {
-        either!(self, ring => ring.position())
+        match self {
+            Self::Split(ring) => ring.publish(),
+            Self::Packed(ring) => ring.publish(),
+        }
     }
 }
 

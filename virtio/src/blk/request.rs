@@ -8,6 +8,7 @@
 
 use spinblk_bdev::{IoError, Op, Segment};
 use spinblk_perf::OpKind;
+use spinblk_reactor::BufId;
 use virtio_bindings::virtio_blk as blk;
 
 use super::device::{SEG_MAX, SIZE_MAX_BYTES};
@@ -52,21 +53,29 @@ pub(crate) fn transfer_offset(sector: u64, len_bytes: u64) -> Option<u64> {
     if fits { sector.checked_mul(SECTOR_BYTES) } else { None }
 }
 
-/// What to do about a request that is neither a read nor a write.
+/// What to do about a request.
 pub(crate) enum Action<'a> {
     /// Hand it to the bdev.
-    Io { op: Op, offset_bytes: u64, len_bytes: u64 },
+    Io { op: Op, offset_bytes: u64, len_bytes: u64, segments: &'a [Segment], buf: Option<BufId> },
     /// Write the serial into these segments.
     GetId(&'a [Segment]),
     /// Answer at once.
     Refuse(IoError),
 }
 
-/// Understands a request that is neither a read nor a write.
-pub(crate) fn parse_rare(kind: u32, chain: &Chain) -> (OpKind, Action<'_>) {
+/// Understands a request of any kind.
+pub(crate) fn parse(kind: u32, sector: u64, chain: &Chain) -> (OpKind, Action<'_>) {
     match kind {
+        blk::VIRTIO_BLK_T_IN => {
+            (OpKind::Read, transfer(Op::Read, sector, chain.writable_bytes(), chain.writable()))
+        }
+        blk::VIRTIO_BLK_T_OUT => {
+            (OpKind::Write, transfer(Op::Write, sector, chain.readable_bytes(), chain.readable()))
+        }
         blk::VIRTIO_BLK_T_FLUSH => {
-            (OpKind::Flush, Action::Io { op: Op::Flush, offset_bytes: 0, len_bytes: 0 })
+            let action =
+                Action::Io { op: Op::Flush, offset_bytes: 0, len_bytes: 0, segments: &[], buf: None };
+            (OpKind::Flush, action)
         }
         blk::VIRTIO_BLK_T_DISCARD => {
             (OpKind::Discard, range(chain, |flags| (flags == 0).then_some(Op::Discard)))
@@ -77,6 +86,13 @@ pub(crate) fn parse_rare(kind: u32, chain: &Chain) -> (OpKind, Action<'_>) {
         }
         blk::VIRTIO_BLK_T_GET_ID => (OpKind::Other, Action::GetId(chain.writable().0)),
         _ => (OpKind::Other, Action::Refuse(IoError::Unsupported)),
+    }
+}
+
+fn transfer(op: Op, sector: u64, len_bytes: u64, (segments, buf): (&[Segment], Option<BufId>)) -> Action<'_> {
+    match transfer_offset(sector, len_bytes) {
+        Some(offset_bytes) => Action::Io { op, offset_bytes, len_bytes, segments, buf },
+        None => Action::Refuse(IoError::Misaligned),
     }
 }
 
@@ -97,9 +113,13 @@ fn range<'a>(chain: &Chain, op: impl Fn(u32) -> Option<Op>) -> Action<'a> {
         return Action::Refuse(IoError::Unsupported);
     };
     match sector.checked_mul(SECTOR_BYTES) {
-        Some(offset_bytes) if (1..=MAX_DISCARD_SECTORS).contains(&sectors) => {
-            Action::Io { op, offset_bytes, len_bytes: u64::from(sectors) * SECTOR_BYTES }
-        }
+        Some(offset_bytes) if (1..=MAX_DISCARD_SECTORS).contains(&sectors) => Action::Io {
+            op,
+            offset_bytes,
+            len_bytes: u64::from(sectors) * SECTOR_BYTES,
+            segments: &[],
+            buf: None,
+        },
         _ => Action::Refuse(IoError::Misaligned),
     }
 }
