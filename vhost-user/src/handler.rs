@@ -4,6 +4,7 @@ use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Instant;
 
+use spinblk_virtio::RingKind;
 use tracing::debug;
 use vhost::vhost_user::message::{
     VhostTransferStateDirection, VhostTransferStatePhase, VhostUserConfigFlags, VhostUserInflight,
@@ -115,12 +116,14 @@ impl VhostUserBackendReqHandlerMut for Session {
     fn set_vring_num(&mut self, index: u32, num: u32) -> Result<()> {
         self.check_stopped(index, "size")?;
         let (name, most) = (self.disk.name.clone(), self.disk.queue_size);
-        match u16::try_from(num).ok().filter(|size| size.is_power_of_two() && *size <= most) {
+        let packed = self.negotiated().kind == RingKind::Packed;
+        let allowed = |size: &u16| (1..=most).contains(size) && (packed || size.is_power_of_two());
+        match u16::try_from(num).ok().filter(allowed) {
             Some(size) => self.queue(index)?.vring.size = Some(size),
             None => {
+                let form = if packed { "up to" } else { "a power of two up to" };
                 let reason = format!(
-                    "the client asks for {num} entries; a power of two up to {most} is wanted \
-                     (`queue_size` is the limit)"
+                    "the client asks for {num} entries; {form} {most} is wanted (`queue_size` is the limit)"
                 );
                 return Err(Error::Vring { name, queue: index as usize, reason }.into());
             }
@@ -149,19 +152,21 @@ impl VhostUserBackendReqHandlerMut for Session {
 
     fn set_vring_base(&mut self, index: u32, base: u32) -> Result<()> {
         self.check_stopped(index, "base")?;
-        let name = self.disk.name.clone();
-        let Ok(base) = u16::try_from(base) else {
+        let kind = self.negotiated().kind;
+        if kind == RingKind::Split && u16::try_from(base).is_err() {
+            let (name, queue) = (self.disk.name.clone(), index as usize);
             let reason = format!("the client's base {base:#x} is not an index of a split ring");
-            return Err(Error::Vring { name, queue: index as usize, reason }.into());
-        };
-        self.queue(index)?.vring.base = base;
+            return Err(Error::Vring { name, queue, reason }.into());
+        }
+        self.queue(index)?.vring.set_base(kind, base);
         Ok(())
     }
 
     fn get_vring_base(&mut self, index: u32) -> Result<VhostUserVringState> {
         self.queue(index)?.vring.kicked = false;
         self.settle(index)?;
-        Ok(VhostUserVringState::new(index, self.queue(index)?.vring.base.into()))
+        let kind = self.negotiated().kind;
+        Ok(VhostUserVringState::new(index, self.queue(index)?.vring.base(kind)))
     }
 
     /// The queue is polled, so kicks are suppressed and the descriptor is not kept; the message starts the ring.

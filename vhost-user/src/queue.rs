@@ -125,21 +125,21 @@ impl Queue {
         self.with(disk, |served, _| served.queue.pause()).map(|_| ())
     }
 
-    /// Drains it and takes it off its reactor; notes where the avail ring stood. `by` is when waiting for I/O ends.
+    /// Drains it and takes it off its reactor; notes where the ring stood. `by` is when waiting for I/O ends.
     pub(crate) fn stop(&mut self, disk: &Disk, by: Instant) -> Result<(), Error> {
         let Some(id) = self.poller else { return Ok(()) };
         self.drain(disk, by)?;
         let removed = self
             .reactor
             .call(CALL_TIMEOUT, move |reactor| {
-                reactor.remove::<Served>(id).map(|served| (served.queue.stats(), served.queue.state().avail))
+                reactor.remove::<Served>(id).map(|served| (served.queue.stats(), served.queue.state()))
             })
             .map_err(|source| self.reactor_error(disk, source))?;
         self.poller = None;
         match removed {
-            Some((stats, next_avail)) => {
+            Some((stats, state)) => {
                 self.stats.merge(&stats);
-                self.vring.base = next_avail;
+                self.vring.state = Some(state);
             }
             None => warn!("disk {}: queue {} was gone from its reactor", disk.name, self.index),
         }

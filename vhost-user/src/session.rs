@@ -14,6 +14,7 @@ use std::time::Instant;
 
 use spinblk_bdev::Bdev;
 use spinblk_reactor::Handle;
+use spinblk_virtio::RingKind;
 use spinblk_virtio::blk::{Device as BlkDevice, DeviceOptions};
 use tracing::{debug, error, warn};
 use vhost::vhost_user::message::VhostUserVirtioFeatures;
@@ -23,6 +24,7 @@ use crate::call::{Event, Events};
 use crate::memory::Table;
 use crate::queue::{DRAIN_TIMEOUT, Disk, Queue};
 use crate::server::QueueReport;
+use crate::vring::Negotiated;
 use crate::{Error, ServerConfig};
 
 /// The client enables queues one by one, and there are protocol features.
@@ -30,6 +32,7 @@ pub(crate) const PROTOCOL_FEATURES: u64 = VhostUserVirtioFeatures::PROTOCOL_FEAT
 /// Meaningless between processes that share memory as it is; clients without an IOMMU refuse it.
 const ACCESS_PLATFORM: u64 = 1 << virtio_config::VIRTIO_F_ACCESS_PLATFORM;
 const EVENT_IDX: u64 = 1 << virtio_ring::VIRTIO_RING_F_EVENT_IDX;
+const RING_PACKED: u64 = 1 << virtio_config::VIRTIO_F_RING_PACKED;
 
 /// The state of one disk and its client.
 pub(crate) struct Session {
@@ -54,7 +57,7 @@ impl Session {
             serial: config.serial.clone(),
             indirect: true,
             event_idx: true,
-            packed: false,
+            packed: true,
             coalesce: true,
         };
         let blk = BlkDevice::new(bdev.info().clone(), options);
@@ -82,14 +85,23 @@ impl Session {
         })
     }
 
+    /// What the accepted features say about rings.
+    pub(crate) fn negotiated(&self) -> Negotiated {
+        let has = |bit: u64| self.features & bit != 0;
+        Negotiated {
+            kind: if has(RING_PACKED) { RingKind::Packed } else { RingKind::Split },
+            event_idx: has(EVENT_IDX),
+            implied: !has(PROTOCOL_FEATURES),
+        }
+    }
+
     /// Starts or stops a queue, as all that the client said of it demands.
     pub(crate) fn settle(&mut self, index: u32) -> Result<(), Error> {
         self.queue(index)?;
-        let implied = self.features & PROTOCOL_FEATURES == 0;
-        let event_idx = self.features & EVENT_IDX != 0;
+        let negotiated = self.negotiated();
         let queue = &mut self.queues[index as usize];
         let memory = &self.memory;
-        match queue.vring.config(implied, event_idx, |user| memory.guest_address(user)) {
+        match queue.vring.config(negotiated, |user| memory.guest_address(user)) {
             None => queue.stop(&self.disk, Instant::now() + DRAIN_TIMEOUT),
             Some(_) if queue.is_running() => Ok(()),
             Some(Some(config)) => {

@@ -196,13 +196,17 @@ unsafe fn mmap(file: &std::fs::File, bytes: usize) -> &'static mut [u8] {
 }
 
 #[test]
-fn the_virtio_driver_works_with_and_without_event_idx() {
+fn the_virtio_driver_works_split_and_packed() {
     let _alone = alone();
     let rig = Rig::new(1);
-    round_trip(&rig, VirtioFeatureFlags::VERSION_1);
-    round_trip(&rig, VirtioFeatureFlags::VERSION_1 | VirtioFeatureFlags::RING_EVENT_IDX);
-    round_trip(&rig, VirtioFeatureFlags::VERSION_1 | VirtioFeatureFlags::RING_INDIRECT_DESC);
+    for ring in
+        [VirtioFeatureFlags::VERSION_1, VirtioFeatureFlags::VERSION_1 | VirtioFeatureFlags::RING_PACKED]
+    {
+        round_trip(&rig, ring);
+        round_trip(&rig, ring | VirtioFeatureFlags::RING_EVENT_IDX);
+        round_trip(&rig, ring | VirtioFeatureFlags::RING_INDIRECT_DESC);
+    }
     let report = rig.stop();
-    assert_eq!(report.clients, 3);
-    assert_eq!(report.queues[0].stats.requests, 3 * 602);
+    assert_eq!(report.clients, 6);
+    assert_eq!(report.queues[0].stats.requests, 6 * 602);
 }
