@@ -103,7 +103,12 @@ pub(crate) struct Mount {
 impl Mount {
     /// Makes a new file system.
     pub(crate) fn format(device: &Path) -> Result<(), Fail> {
-        Cmd::new("mke2fs").args(["-q", "-F", "-t", "ext4"]).path(device).limit_s(60).run().map(drop)
+        mke2fs(device).run().map(drop)
+    }
+
+    /// Makes a new file system that leaves the rest of the device alone.
+    pub(crate) fn format_first(device: &Path, size_mib: u64) -> Result<(), Fail> {
+        mke2fs(device).arg(format!("{size_mib}M")).run().map(drop)
     }
 
     /// Mounts it at `/mnt/NAME`.
@@ -132,6 +137,21 @@ impl Drop for Mount {
             let _ = umount(&self.place);
         }
     }
+}
+
+fn mke2fs(device: &Path) -> Cmd {
+    Cmd::new("mke2fs").args(["-q", "-F", "-t", "ext4"]).path(device).limit_s(60)
+}
+
+/// Whether the file system on a device is whole; changes nothing.
+pub(crate) fn check_filesystem(device: &Path) -> Result<(), Fail> {
+    Cmd::new("e2fsck").args(["-f", "-n"]).path(device).limit_s(120).run().map(drop)
+}
+
+/// The MD5 sum and name of every file under a folder.
+pub(crate) fn checksums(folder: &Path) -> Result<String, Fail> {
+    let command = "find . -type f -exec md5sum {} + | sort -k2";
+    Cmd::new("sh").args(["-c", &format!("cd {} && {command}", folder.display())]).limit_s(120).run()
 }
 
 /// A file of zeroes of the given size, with its blocks allocated.

@@ -8,6 +8,7 @@
 //!   xtask (host) --plan.json--> init --child per scenario--> scenarios::* --> spinblk, vdpa, fio, sysfs
 //!        ^                       |
 //!        +---- events, tar ------+        (virtio-serial ports, see results)
+//!        +---- wishes, answers ------------------+   (another one, with a disk of the host only, see host)
 //! ```
 //!
 //! The library half exists so that the host side shares the table of scenarios and the [`protocol`].
@@ -21,6 +22,7 @@ mod block;
 mod command;
 mod fail;
 mod fio;
+mod host;
 mod kmsg;
 mod lab;
 mod null_blk;

@@ -25,7 +25,7 @@ fn main() -> ExitCode {
 
 fn list() -> ExitCode {
     for scenario in scenarios::TABLE {
-        println!("{:<18} {}", scenario.name, scenario.what);
+        println!("{:<24} {}", scenario.name, scenario.what);
     }
     ExitCode::SUCCESS
 }

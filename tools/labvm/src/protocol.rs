@@ -1,5 +1,5 @@
-//! What the host and the guest tell each other: the plan (a file in the initramfs) and the events (JSON lines
-//! on a virtio-serial port).
+//! What the host and the guest tell each other: the plan (a file in the initramfs), the events and the wishes (JSON
+//! lines on virtio-serial ports).
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -10,6 +10,11 @@ pub const PLAN_PATH: &str = "/lab/plan.json";
 pub const EVENTS_PORT: &str = "lab.events";
 /// The port on which the guest writes, last of all, a tar of the result files.
 pub const FILES_PORT: &str = "lab.files";
+/// The port on which a scenario asks the host for one [`Wish`] per line, and gets an [`Answer`] to each. Only machines
+/// with a [`HostDisk`] have it.
+pub const WISHES_PORT: &str = "lab.wishes";
+/// The serial number by which the guest knows a [`HostDisk`].
+pub const HOST_DISK_SERIAL: &str = "HOST-DISK";
 /// How long before the host's limit the guest gives up by itself, to bring its results home.
 pub const GUEST_MARGIN_S: u64 = 20;
 
@@ -46,6 +51,34 @@ pub struct Planned {
     /// It is stopped after this many seconds.
     pub bound_s: u64,
 }
+
+/// A disk of the machine that spinblk serves on the host, over vhost-user.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HostDisk {
+    /// Its size.
+    pub size_mib: u64,
+    /// Its virtqueues.
+    pub queues: u16,
+    /// Whether the machine offers packed virtqueues to its guest.
+    pub packed: bool,
+}
+
+/// What only the host can do to a running machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Wish {
+    /// From now on, a reset boots the machine again. It may be several resets in a row: the firmware makes its own.
+    RebootAtReset,
+    /// From now on, a reset is the machine's end, as it is at first.
+    EndAtReset,
+    /// Takes the host's disk out of its slot, and the connection behind it down.
+    Unplug,
+    /// Puts it in again, over a new connection.
+    Plug,
+}
+
+/// Done, or why it cannot be.
+pub type Answer = Result<(), String>;
 
 /// What happened in the guest.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -109,5 +142,16 @@ mod tests {
         assert!(!line.contains('\n'));
         assert!(line.contains(r#""event":"finished""#) && line.contains(r#""outcome":"timed-out""#));
         assert_eq!(serde_json::from_str::<Event>(&line).unwrap(), event);
+    }
+
+    #[test]
+    fn wishes_and_answers_are_one_json_line_each() {
+        assert_eq!(serde_json::to_string(&Wish::Unplug).unwrap(), r#""unplug""#);
+        let answers = [Ok(()), Err("two\nlines".to_owned())];
+        for answer in answers {
+            let line = serde_json::to_string(&answer).unwrap();
+            assert!(!line.contains('\n'));
+            assert_eq!(serde_json::from_str::<Answer>(&line).unwrap(), answer);
+        }
     }
 }

@@ -42,7 +42,8 @@ pub(crate) fn send_files() -> Result<(), Fail> {
     Ok(())
 }
 
-fn port_path(name: &str) -> Result<PathBuf, Fail> {
+/// The device node of a virtio-serial port.
+pub(crate) fn port_path(name: &str) -> Result<PathBuf, Fail> {
     names_in(PORTS)
         .into_iter()
         .find(|port| text_of(format!("{PORTS}/{port}/name")) == name)

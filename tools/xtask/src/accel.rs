@@ -48,5 +48,5 @@ fn probe(workspace: &Workspace, kernel: &Kernel, base: &Path, labvm: &Path) -> R
         console: Console::Silent,
         limit_s: PROBE_LIMIT_S,
     };
-    Ok(machine.run()?.events.contains(&Event::Done))
+    Ok(machine.run(None)?.events.contains(&Event::Done))
 }

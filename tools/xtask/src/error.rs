@@ -20,6 +20,8 @@ pub(crate) enum Error {
     Json { what: String, source: serde_json::Error },
     #[error("the lab needs {missing}, and installing it needs root; run:\n  {command}")]
     NeedsRoot { missing: String, command: String },
+    #[error("{0} has closed the connection")]
+    Closed(&'static str),
     #[error("{0}")]
     Lab(String),
 }

@@ -5,16 +5,20 @@ use crate::accel;
 use crate::error::{Error, Result};
 use crate::initramfs::{self, Extras};
 use crate::kernel::{self, Kernel};
+use crate::outcome::reports;
 use crate::packages::{LAB, Packages};
 use crate::process::{command, output, run_logged};
 use crate::progress::step;
+use crate::rig::Rig;
 use crate::vm::{Accel, Console, Ending, Machine};
 use crate::workspace::{Workspace, make_dir};
-use labvm::protocol::{Event, GUEST_MARGIN_S, Mode, Outcome, Plan, Planned};
+use labvm::protocol::{Event, GUEST_MARGIN_S, Mode, Plan, Planned};
 use labvm::scenarios::Scenario;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+
+pub(crate) use crate::outcome::{Report, Verdict};
 
 const BUILD_LIMIT_S: u64 = 1800;
 const UNPACK_LIMIT_S: u64 = 60;
@@ -23,35 +27,6 @@ const BOOT_LIMIT_S: u64 = 60;
 const SHELL_LIMIT_S: u64 = 24 * 3600;
 /// CPUs of a shell's machine.
 const SHELL_VCPUS: u32 = 2;
-
-/// How one scenario went, as the host tells it.
-#[derive(Debug, Clone)]
-pub(crate) struct Report {
-    pub(crate) name: String,
-    pub(crate) verdict: Verdict,
-    pub(crate) seconds: f64,
-    pub(crate) message: String,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Verdict {
-    Passed,
-    Failed,
-    TimedOut,
-    GuestDied,
-}
-
-impl Verdict {
-    /// The exit status that stands for it.
-    pub(crate) fn exit_code(self) -> u8 {
-        match self {
-            Verdict::Passed => 0,
-            Verdict::Failed => 1,
-            Verdict::TimedOut => 124,
-            Verdict::GuestDied => 125,
-        }
-    }
-}
 
 /// Everything that is needed to boot.
 pub(crate) struct Lab {
@@ -88,10 +63,10 @@ impl Lab {
     pub(crate) fn run(&self, scenarios: &[&Scenario], bound_s: Option<u64>) -> Result<Vec<Report>> {
         let mut reports = Vec::new();
         let mut left = scenarios.to_vec();
-        while let Some(first) = left.first() {
-            let vcpus = first.vcpus;
-            let (batch, other): (Vec<&Scenario>, Vec<&Scenario>) =
-                left.iter().partition(|s| s.vcpus == vcpus);
+        while let Some((first, rest)) = left.split_first() {
+            let (mut batch, other): (Vec<&Scenario>, Vec<&Scenario>) =
+                rest.iter().partition(|scenario| scenario.shares_machine_with(first));
+            batch.insert(0, first);
             let done = self.boot(&batch, bound_s)?;
             left = batch[done.len()..].iter().copied().chain(other).collect();
             reports.extend(done);
@@ -117,7 +92,14 @@ impl Lab {
         for scenario in batch {
             let _ = fs::remove_dir_all(self.workspace.results().join(scenario.name));
         }
-        let ending = self.start(&plan, &folder, batch[0].vcpus, Console::Live)?;
+        empty(&folder)?;
+        let mut rig = match self.rig(batch[0], &folder) {
+            Ok(rig) => rig,
+            Err(Error::Interrupted) => return Err(Error::Interrupted),
+            // The scenario's subject does not even start.
+            Err(error) => return Ok(vec![Report::failed_on_host(batch[0].name, &error)]),
+        };
+        let ending = self.start(&plan, &folder, batch[0].vcpus, Console::Live, rig.as_mut())?;
         let tar = folder.join("files.tar");
         if fs::metadata(&tar).is_ok_and(|metadata| metadata.len() > 0) {
             let results = self.workspace.results();
@@ -127,7 +109,23 @@ impl Lab {
             let _ = fs::rename(results.join("dmesg.txt"), folder.join("dmesg.txt"));
         }
         let _ = fs::remove_file(&tar);
-        Ok(reports(batch, &ending))
+        let mut reports = reports(batch, &ending);
+        if let Some(rig) = rig {
+            let boots = ending.events.iter().filter(|event| matches!(event, Event::Booted { .. })).count();
+            match rig.finish(boots) {
+                Ok(done) => println!("== {}: {done}", batch[0].name),
+                Err(error) => reports.iter_mut().for_each(|report| report.fail_on_host(&error)),
+            }
+        }
+        Ok(reports)
+    }
+
+    /// The disk that a scenario wants from the host.
+    fn rig(&self, scenario: &Scenario, folder: &Path) -> Result<Option<Rig>> {
+        let Some(disk) = scenario.disk else { return Ok(None) };
+        let missing = || Error::Lab(format!("{} needs spinblk, which was not built", scenario.name));
+        let spinblk = self.programs.iter().find(|path| path.ends_with("spinblk")).ok_or_else(missing)?;
+        step("start spinblk on the host", || Rig::start(spinblk, disk, scenario.boots, folder)).map(Some)
     }
 
     /// An interactive shell in the guest.
@@ -138,12 +136,19 @@ impl Lab {
             limit_s: SHELL_LIMIT_S,
             settings: self.settings.clone(),
         };
-        self.start(&plan, &self.workspace.results().join("shell"), SHELL_VCPUS, Console::Terminal).map(drop)
+        let folder = self.workspace.results().join("shell");
+        empty(&folder)?;
+        self.start(&plan, &folder, SHELL_VCPUS, Console::Terminal, None).map(drop)
     }
 
-    fn start(&self, plan: &Plan, folder: &Path, vcpus: u32, console: Console) -> Result<Ending> {
-        let _ = fs::remove_dir_all(folder);
-        make_dir(folder)?;
+    fn start(
+        &self,
+        plan: &Plan,
+        folder: &Path,
+        vcpus: u32,
+        console: Console,
+        rig: Option<&mut Rig>,
+    ) -> Result<Ending> {
         let work = tempfile::Builder::new()
             .prefix("boot-")
             .disable_cleanup(self.keep)
@@ -159,14 +164,22 @@ impl Lab {
             eprintln!("  kept  {}", initrd.display());
         }
         let kernel = &self.kernel.image;
-        let limit_s = plan.limit_s + GUEST_MARGIN_S;
-        Machine { accel: self.accel, vcpus, kernel, initrd: &initrd, folder, console, limit_s }.run()
+        // The guest counts anew after a reboot.
+        let boots = rig.as_ref().map_or(1, |rig| rig.boots());
+        let limit_s = plan.limit_s * u64::from(boots) + GUEST_MARGIN_S;
+        Machine { accel: self.accel, vcpus, kernel, initrd: &initrd, folder, console, limit_s }.run(rig)
     }
 
     /// Which kernel and accelerator the guest has, in words.
     pub(crate) fn describe(&self) -> String {
         format!("Linux {} under {}", self.kernel.release, self.accel.name())
     }
+}
+
+/// Makes a folder without anything in it.
+fn empty(folder: &Path) -> Result<()> {
+    let _ = fs::remove_dir_all(folder);
+    make_dir(folder)
 }
 
 /// Builds the guest's programs; gives the folder that they are in.
@@ -183,59 +196,4 @@ fn build(workspace: &Workspace, with_spinblk: bool) -> Result<PathBuf> {
     let label = if with_spinblk { "build spinblk and labvm for the lab" } else { "build labvm" };
     step(label, || run_logged(cargo, BUILD_LIMIT_S, &log))?;
     Ok(target.join("lab"))
-}
-
-/// What the events say about each scenario; one that started and never ended took the guest with it.
-fn reports(batch: &[&Scenario], ending: &Ending) -> Vec<Report> {
-    let mut reports: Vec<Report> = ending.events.iter().filter_map(finished).collect();
-    let dirty = ending.events.iter().any(|event| matches!(event, Event::Dirty { .. }));
-    let left_to_the_next_boot = dirty && !reports.is_empty();
-    if reports.len() < batch.len() && !left_to_the_next_boot {
-        let verdict = if ending.timed_out { Verdict::TimedOut } else { Verdict::GuestDied };
-        let what = if ending.timed_out { "the machine was stopped at its limit" } else { "the guest died" };
-        let message = format!("{what}; the last that was heard of it:\n{}", ending.last_words);
-        reports.push(Report { name: batch[reports.len()].name.to_owned(), verdict, seconds: 0.0, message });
-    }
-    reports
-}
-
-fn finished(event: &Event) -> Option<Report> {
-    let Event::Finished { name, outcome, seconds, message } = event else { return None };
-    let verdict = match outcome {
-        Outcome::Passed => Verdict::Passed,
-        Outcome::Failed => Verdict::Failed,
-        Outcome::TimedOut => Verdict::TimedOut,
-    };
-    Some(Report { name: name.clone(), verdict, seconds: *seconds, message: message.clone() })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use labvm::scenarios::TABLE;
-
-    fn ending(events: Vec<Event>, timed_out: bool) -> Ending {
-        Ending { events, timed_out, last_words: "Kernel panic".to_owned() }
-    }
-
-    fn passed(name: &str) -> Event {
-        Event::Finished { name: name.into(), outcome: Outcome::Passed, seconds: 1.0, message: String::new() }
-    }
-
-    #[test]
-    fn a_guest_that_dies_costs_the_scenario_that_ran() {
-        let batch = [&TABLE[0], &TABLE[0]];
-        let reports = reports(&batch, &ending(vec![passed("smoke")], false));
-        assert_eq!(reports.len(), 2);
-        assert_eq!(reports[1].verdict, Verdict::GuestDied);
-        assert!(reports[1].message.ends_with("Kernel panic"));
-    }
-
-    #[test]
-    fn a_dirty_guest_leaves_the_rest_to_the_next_boot() {
-        let batch = [&TABLE[0], &TABLE[0]];
-        let events = vec![passed("smoke"), Event::Dirty { reason: "x".into() }, Event::Done];
-        assert_eq!(reports(&batch, &ending(events, false)).len(), 1);
-        assert_eq!(reports(&batch, &ending(Vec::new(), true))[0].verdict, Verdict::TimedOut);
-    }
 }

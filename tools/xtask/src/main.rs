@@ -4,16 +4,21 @@ mod accel;
 mod apt_sources;
 mod archive;
 mod cargo_tools;
+mod daemon;
 mod demo;
 mod error;
 mod initramfs;
 mod kernel;
 mod lab;
+mod lines;
 mod modules;
+mod outcome;
 mod packages;
 mod process;
 mod programs;
 mod progress;
+mod qmp;
+mod rig;
 mod test;
 mod vm;
 mod workspace;
@@ -97,7 +102,7 @@ fn main() -> ExitCode {
 
 fn list() -> Result<ExitCode> {
     for Scenario { name, what, in_test, .. } in scenarios::TABLE {
-        println!("{name:<18} {} {what}", if *in_test { "test" } else { "    " });
+        println!("{name:<24} {} {what}", if *in_test { "test" } else { "    " });
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -145,6 +145,12 @@ impl Running {
         }
     }
 
+    /// Asks it to end by itself; `None` if it did not within the bound (and it was stopped).
+    pub(crate) fn end(&mut self, limit_s: u64) -> Result<Option<ExitStatus>> {
+        self.signal(Signal::SIGTERM);
+        self.wait(limit_s)
+    }
+
     /// Asks it to end, then makes it.
     pub(crate) fn stop(&mut self) {
         self.signal(Signal::SIGTERM);

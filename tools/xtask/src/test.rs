@@ -112,8 +112,9 @@ struct FuzzTarget {
     options: &'static [&'static str],
 }
 
-const FUZZ_TARGETS: [FuzzTarget; 2] = [
-    FuzzTarget { folder: "virtio/fuzz", name: "chain", options: &[] },
+const FUZZ_TARGETS: [FuzzTarget; 3] = [
+    FuzzTarget { folder: "virtio/fuzz", name: "split", options: &[] },
+    FuzzTarget { folder: "virtio/fuzz", name: "packed", options: &[] },
     // Sessions are long; without these the fuzzer would try short ones for minutes.
     FuzzTarget { folder: "vhost-user/fuzz", name: "messages", options: &["-len_control=0", "-max_len=1024"] },
 ];

@@ -6,6 +6,7 @@
 use crate::error::{Error, Result};
 use crate::process::{Running, command, interrupted, spawn, spawn_on_terminal, words};
 use crate::programs::find;
+use crate::rig::Rig;
 use labvm::protocol::{EVENTS_PORT, Event, FILES_PORT};
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -80,9 +81,10 @@ pub(crate) struct Ending {
 }
 
 impl Machine<'_> {
-    /// Boots it and waits for its end.
-    pub(crate) fn run(&self) -> Result<Ending> {
+    /// Boots it and waits for its end, with a disk from the host or without.
+    pub(crate) fn run(&self, rig: Option<&mut Rig>) -> Result<Ending> {
         let mut qemu = self.command(&find("setpriv")?);
+        qemu.args(rig.as_ref().map(|rig| rig.arguments(MEMORY_MIB)).unwrap_or_default());
         let record = self.file("qemu.cmd");
         fs::write(&record, words(&qemu)).map_err(Error::file("write", &record))?;
         let log = self.file("qemu.log");
@@ -90,18 +92,22 @@ impl Machine<'_> {
         qemu.stderr(stderr);
         let mut running =
             if self.console == Console::Terminal { spawn_on_terminal(&mut qemu)? } else { spawn(&mut qemu)? };
-        let timed_out = !self.wait(&mut running)?;
+        let timed_out = !self.wait(&mut running, rig)?;
         Ok(Ending { events: self.events(), timed_out, last_words: self.last_words() })
     }
 
     /// Follows the machine's output to its end; false if the limit came first.
-    fn wait(&self, running: &mut Running) -> Result<bool> {
+    fn wait(&self, running: &mut Running, mut rig: Option<&mut Rig>) -> Result<bool> {
         let deadline = Instant::now() + Duration::from_secs(self.limit_s);
         let mut follower = Follower::new(self.file("output.log"), self.console == Console::Live);
         loop {
             let ended = running.ended().is_some();
             follower.copy();
             if ended {
+                return Ok(true);
+            }
+            if rig.as_mut().is_some_and(|rig| !rig.turn()) {
+                running.stop();
                 return Ok(true);
             }
             if interrupted() && self.console != Console::Terminal {

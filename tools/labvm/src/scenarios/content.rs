@@ -1,6 +1,6 @@
 //! What people do with a disk: a file system, a partition table, discarding, zeroing, reading its attributes.
 
-use crate::block::{DirectDisk, Mount, attribute, queue_count};
+use crate::block::{DirectDisk, Mount, attribute, check_filesystem, checksums, queue_count};
 use crate::command::Cmd;
 use crate::fail::{Fail, ensure};
 use crate::lab::Lab;
@@ -23,7 +23,7 @@ pub(super) fn filesystem(lab: &mut Lab) -> Result<(), Fail> {
     Cmd::new("sync").limit_s(60).run()?;
     let before = checksums(mount.place())?;
     mount.close()?;
-    Cmd::new("e2fsck").args(["-f", "-n"]).path(&device).limit_s(120).run()?;
+    check_filesystem(&device)?;
     let mount = Mount::open(&device, "disk")?;
     let after = checksums(mount.place())?;
     mount.close()?;
@@ -31,11 +31,6 @@ pub(super) fn filesystem(lab: &mut Lab) -> Result<(), Fail> {
     ensure!(before == after, "checksums differ after mounting {} again", device.display());
     lab.say(&format!("{} files are the same after mounting again", before.lines().count()));
     daemon.stop().map(drop)
-}
-
-fn checksums(place: &Path) -> Result<String, Fail> {
-    let command = "find . -type f -exec md5sum {} + | sort -k2";
-    Cmd::new("sh").args(["-c", &format!("cd {} && {command}", place.display())]).limit_s(120).run()
 }
 
 pub(super) fn discard_malloc(lab: &mut Lab) -> Result<(), Fail> {

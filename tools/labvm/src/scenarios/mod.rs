@@ -5,6 +5,7 @@ mod command_line;
 mod content;
 mod dataplane;
 mod demo;
+mod host_disk;
 mod lifecycle;
 mod smoke;
 mod takeover;
@@ -12,6 +13,7 @@ mod verify;
 
 use crate::fail::Fail;
 use crate::lab::Lab;
+use crate::protocol::HostDisk;
 
 /// One thing that can be run in the lab.
 #[derive(Debug, Clone, Copy)]
@@ -28,12 +30,27 @@ pub struct Scenario {
     pub vcpus: u32,
     /// Programs that it needs besides those that every machine has.
     pub programs: &'static [&'static str],
+    /// The disk that the host serves to its machine.
+    pub disk: Option<HostDisk>,
+    /// How often its machine boots, its own reboots included. The bound is for each of them.
+    pub boots: u32,
     pub(crate) run: fn(&mut Lab) -> Result<(), Fail>,
 }
 
 impl Scenario {
     const fn new(name: &'static str, what: &'static str, run: fn(&mut Lab) -> Result<(), Fail>) -> Scenario {
-        Scenario { name, what, bound_s: 180, in_test: true, vcpus: 2, programs: &["spinblk"], run }
+        let programs = &["spinblk"];
+        Scenario { name, what, bound_s: 180, in_test: true, vcpus: 2, programs, disk: None, boots: 1, run }
+    }
+
+    /// Needs a disk from the host, and so a machine of its own, which may boot more than once.
+    const fn disk(self, disk: HostDisk, boots: u32) -> Scenario {
+        Scenario { disk: Some(disk), boots, ..self }
+    }
+
+    /// Whether both can run in the same boot.
+    pub fn shares_machine_with(&self, other: &Scenario) -> bool {
+        self.vcpus == other.vcpus && self.disk.is_none() && other.disk.is_none()
     }
 
     /// Needs more time.
@@ -74,6 +91,8 @@ pub const TABLE: &[Scenario] = &[
         .bound_s(300),
     Scenario::new("verify-aio-file", "the same on a file, direct I/O", verify::aio_file).bound_s(300),
     Scenario::new("verify-aio-block", "the same on a block device", verify::aio_block).bound_s(300),
+    Scenario::new("packed", "packed virtqueues: written, verified, and probed again", verify::packed)
+        .bound_s(300),
     Scenario::new("plain-pages", "the same without hugepages", verify::plain_pages).bound_s(300),
     Scenario::new("filesystem", "mkfs, copy, umount, fsck, mount, compare", content::filesystem).bound_s(300),
     Scenario::new(
@@ -100,6 +119,18 @@ pub const TABLE: &[Scenario] = &[
     Scenario::new("two-reactors", "two queues of one disk on two cores", verify::two_reactors)
         .vcpus(4)
         .bound_s(300),
+    Scenario::new(
+        "vhost-user-guest",
+        "a guest's vhost-user disk: files, a reboot, unplugged and plugged again",
+        host_disk::run,
+    )
+    .disk(host_disk::SPLIT, 2),
+    Scenario::new(
+        "vhost-user-guest-packed",
+        "the same disk with packed virtqueues, written and verified",
+        host_disk::packed,
+    )
+    .disk(host_disk::PACKED, 1),
     Scenario::new("demo", "a disk under fio, with all that both say", demo::run).by_hand(),
     Scenario::new("bench", "side by side with qemu-storage-daemon, ublk and null_blk", bench::run)
         .programs(&["spinblk", "rublk"])

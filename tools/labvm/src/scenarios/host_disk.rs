@@ -1,0 +1,179 @@
+//! A virtual machine's disk over vhost-user: this guest is the virtual machine, and spinblk runs on its host.
+//!
+//! The machine is rebooted in the middle, and each life finds out from the disk which one it is: nothing else of
+//! the first is left in the second.
+
+use crate::block::{DirectDisk, Mount, attribute, check_filesystem, checksums, queue_count};
+use crate::command::Cmd;
+use crate::fail::{Fail, ensure};
+use crate::fio::FioJob;
+use crate::host::Host;
+use crate::kmsg::{Kmsg, complaint};
+use crate::lab::Lab;
+use crate::protocol::{HOST_DISK_SERIAL, HostDisk, Wish};
+use crate::state::{names_in, text_of};
+use crate::wait::{wait_for, wait_some};
+use nix::sys::reboot::{RebootMode, reboot};
+use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::Duration;
+
+pub(super) const SPLIT: HostDisk = HostDisk { size_mib: 256, queues: 2, packed: false };
+pub(super) const PACKED: HostDisk = HostDisk { packed: true, ..SPLIT };
+
+const MIB: u64 = 1 << 20;
+const KIB: u64 = 1 << 10;
+/// The disk's parts: a file system, a pattern that must stay, the mark, and room for fio.
+const FILESYSTEM_MIB: u64 = 128;
+const PATTERN_MIB: u64 = 128;
+const PATTERN_LEN_MIB: u64 = 16;
+const MARK_MIB: u64 = 144;
+const FIO_MIB: u64 = 160;
+
+const PATTERN: u8 = 0xa5;
+/// Written over the mark's block when the first life is over.
+const MARK: u8 = 0x2e;
+
+/// Bit of VIRTIO_F_RING_PACKED.
+const RING_PACKED: usize = 34;
+const APPEAR_LIMIT_S: u64 = 30;
+const VANISH_LIMIT_S: u64 = 30;
+
+/// Files, a reboot, unplugging and plugging: the data stays.
+pub(super) fn run(lab: &mut Lab) -> Result<(), Fail> {
+    let log = Kmsg::from_here()?;
+    // In either life, so that not even a failure boots the machine again.
+    Host::open()?.ask(Wish::EndAtReset)?;
+    let device = appeared(lab, SPLIT)?;
+    if DirectDisk::open(&device)?.expect(MARK_MIB * MIB, 4 * KIB, MARK).is_err() {
+        first_life(lab, &device, log)
+    } else {
+        second_life(lab, &device)
+    }
+}
+
+/// The same disk behind packed virtqueues.
+pub(super) fn packed(lab: &mut Lab) -> Result<(), Fail> {
+    let device = appeared(lab, PACKED)?;
+    write_and_check(lab, "packed", &device)
+}
+
+fn first_life(lab: &Lab, device: &Path, mut log: Kmsg) -> Result<(), Fail> {
+    write_and_check(lab, "first", device)?;
+    Mount::format_first(device, FILESYSTEM_MIB)?;
+    let mount = Mount::open(device, "disk")?;
+    let files = mount.place().join("files");
+    Cmd::new("cp").args(["-r", "/usr/bin"]).path(&files).limit_s(120).run()?;
+    let sums = checksums(&files)?;
+    ensure!(sums.lines().count() > 10, "only {} files were copied", sums.lines().count());
+    let list = sums_path(&mount);
+    std::fs::write(&list, sums).map_err(Fail::file("write", &list))?;
+    mount.close()?;
+    let direct = DirectDisk::open(device)?;
+    direct.fill(PATTERN_MIB * MIB, PATTERN_LEN_MIB * MIB, PATTERN)?;
+    everything_is_there(lab, device)?;
+    // The kernel's log does not outlive the reboot; init looks at the second one's only.
+    let complaint = complaint(&log.lines());
+    ensure!(complaint.is_none(), "the kernel complained:\n{}", complaint.unwrap_or_default());
+    direct.fill(MARK_MIB * MIB, 4 * KIB, MARK)?;
+    drop(direct);
+    Host::open()?.ask(Wish::RebootAtReset)?;
+    lab.say("rebooting");
+    restart()
+}
+
+fn second_life(lab: &Lab, device: &Path) -> Result<(), Fail> {
+    lab.say("this is the second life");
+    everything_is_there(lab, device)?;
+    let mut host = Host::open()?;
+    host.ask(Wish::Unplug)?;
+    wait_for(&format!("{} to go", device.display()), VANISH_LIMIT_S, || {
+        find().is_none() && !device.exists()
+    })?;
+    lab.say("unplugged");
+    host.ask(Wish::Plug)?;
+    let device = appeared(lab, SPLIT)?;
+    everything_is_there(lab, &device)?;
+    write_and_check(lab, "again", &device)
+}
+
+/// The host's disk, once it is there and what it should be.
+fn appeared(lab: &Lab, disk: HostDisk) -> Result<PathBuf, Fail> {
+    lab.modprobe(&["virtio_blk"])?;
+    let what = format!("a disk with the serial number {HOST_DISK_SERIAL}");
+    let device = wait_some(&what, APPEAR_LIMIT_S, find)?;
+    let (size, queues) = (attribute(&device, "size"), queue_count(&device));
+    ensure!(
+        size == (disk.size_mib * MIB / 512).to_string(),
+        "{} has {size} sectors, not {} MiB",
+        device.display(),
+        disk.size_mib
+    );
+    ensure!(
+        queues == usize::from(disk.queues),
+        "{} has {queues} queues, not {}",
+        device.display(),
+        disk.queues
+    );
+    // One letter for each feature, from bit 0 on: those that driver and device have agreed upon.
+    let features = attribute(&device, "device/features");
+    let packed = features.as_bytes().get(RING_PACKED) == Some(&b'1');
+    ensure!(
+        packed == disk.packed,
+        "packed virtqueues are {} with {}: its features are {features}",
+        if packed { "used" } else { "not used" },
+        device.display()
+    );
+    let layout = if packed { "packed" } else { "split" };
+    lab.say(&format!("{} has {size} sectors and {queues} {layout} virtqueues", device.display()));
+    Ok(device)
+}
+
+fn find() -> Option<PathBuf> {
+    let named = |name: &String| text_of(format!("/sys/block/{name}/serial")) == HOST_DISK_SERIAL;
+    let name = names_in("/sys/block").into_iter().filter(|name| name.starts_with("vd")).find(named)?;
+    Some(Path::new("/dev").join(name)).filter(|node| node.exists())
+}
+
+/// Reads and writes mixed, then writes with checksums that are read back, on both CPUs and so on both queues.
+fn write_and_check(lab: &Lab, name: &str, device: &Path) -> Result<(), Fail> {
+    let job = |name: String, rw, depth| {
+        let job = FioJob::new(&name, device, rw, "4k-256k").depth(depth).set("offset", format!("{FIO_MIB}M"));
+        job.jobs(2, 40).set("cpus_allowed", "0-1").set("cpus_allowed_policy", "split")
+    };
+    let mixed = job(format!("{name}-mixed"), "randrw", 16).seconds(3).run(lab)?;
+    let result = job(format!("{name}-verify"), "randwrite", 32).verify().run(lab)?;
+    let (written, read) = (result.write.io_bytes, result.read.io_bytes);
+    ensure!(written >= 80 * MIB, "fio wrote only {written} bytes of 80 MiB");
+    ensure!(read >= written, "fio wrote {written} bytes and read only {read} back");
+    let (mixed, checked) = (mixed.read.total_ios + mixed.write.total_ios, result.write.total_ios);
+    lab.say(&format!("{mixed} mixed requests; {checked} writes agree with what is read"));
+    Ok(())
+}
+
+/// The file system is whole, its files are what they were, and so is the pattern.
+fn everything_is_there(lab: &Lab, device: &Path) -> Result<(), Fail> {
+    DirectDisk::open(device)?.expect(PATTERN_MIB * MIB, PATTERN_LEN_MIB * MIB, PATTERN)?;
+    check_filesystem(device)?;
+    let mount = Mount::open(device, "disk")?;
+    let list = sums_path(&mount);
+    let before = std::fs::read_to_string(&list).map_err(Fail::file("read", &list))?;
+    let after = checksums(&mount.place().join("files"))?;
+    mount.close()?;
+    ensure!(before == after, "files differ: first\n{before}\nand now\n{after}");
+    let count = before.lines().count();
+    lab.say(&format!("the file system is whole, {count} files and the pattern are the same"));
+    Ok(())
+}
+
+fn sums_path(mount: &Mount) -> PathBuf {
+    mount.place().join("md5sums")
+}
+
+/// Reboots as an administrator does, drivers being told; never returns without an error.
+fn restart() -> Result<(), Fail> {
+    // Lets the virtio-serial ports drain.
+    sleep(Duration::from_millis(200));
+    let Err(error) = reboot(RebootMode::RB_AUTOBOOT);
+    Err(Fail::system("reboot")(error))
+}
