@@ -8,12 +8,18 @@ use spinblk_perf::{Clock, Ticks};
 use tracing::error;
 
 use crate::thread::Job;
-use crate::{IdlePolicy, Mailbox, Ring};
+use crate::{IdlePolicy, Mailbox, Ring, Watch};
 
 /// Jobs taken per iteration: a flood of control work must not hold up I/O.
 const JOBS_PER_ITERATION: usize = 4;
 /// Counters reach other threads once in this many iterations, and at the end (a power of two).
 const PUBLISH_EVERY: u64 = 1024;
+/// A poller that was quiet for so many iterations is looked at less often while others are busy, ...
+const COLD_AFTER: u64 = 1024;
+/// ... namely in one iteration of so many (a power of two).
+const COLD_STRIDE: u64 = 4;
+/// Idle iterations before the core is left to its hyper-thread sibling for a moment in each.
+const REST_AFTER: u32 = 1024;
 
 /// Whether a call did anything; feeds the busy/idle account and the idle policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +37,11 @@ pub trait Poller: Any {
     /// Does a bounded amount of work; never blocks, allocates or locks.
     fn poll(&mut self, reactor: &mut Core) -> Progress;
 
+    /// What to look at instead of polling, now that a poll found nothing to do; `None` to be polled in any case.
+    fn watch(&self) -> Option<Watch> {
+        None
+    }
+
     /// Asked again and again, between polls, while the reactor stops: take nothing new, return true as soon as
     /// nothing is in flight.
     fn quiesce(&mut self) -> bool;
@@ -47,8 +58,24 @@ pub struct PollerId {
 }
 
 struct Place {
+    /// Looked at instead of polling, and since which iteration.
+    watch: Option<Watch>,
+    watched_since: u64,
     generation: u64,
     poller: Box<dyn Poller>,
+}
+
+impl Place {
+    /// Whether the poller need not be called in this iteration.
+    #[inline]
+    fn is_quiet(&self, index: usize, iteration: u64, core_is_busy: bool) -> bool {
+        let Some(watch) = &self.watch else { return false };
+        let cold = core_is_busy && iteration.wrapping_sub(self.watched_since) > COLD_AFTER;
+        if cold && (iteration ^ index as u64) & (COLD_STRIDE - 1) != 0 {
+            return true;
+        }
+        watch.is_quiet()
+    }
 }
 
 /// What pollers get to see of their reactor.
@@ -57,7 +84,7 @@ pub struct Core {
     pub ring: Ring,
     /// The clock that `now` comes from.
     pub clock: Clock,
-    /// When this iteration began.
+    /// When this iteration found something to poll.
     pub now: Ticks,
 }
 
@@ -105,6 +132,9 @@ pub struct Reactor {
     busy_ticks: u64,
     idle_ticks: u64,
     iterations: u64,
+    /// Whether the last iteration did anything, and how many did not since.
+    was_busy: bool,
+    idle_streak: u32,
     ring_errors: u64,
     /// When to give up waiting for pollers, in nanoseconds of the clock.
     stop_at_ns: Option<u64>,
@@ -128,6 +158,8 @@ impl Reactor {
             busy_ticks: 0,
             idle_ticks: 0,
             iterations: 0,
+            was_busy: false,
+            idle_streak: 0,
             ring_errors: 0,
             stop_at_ns: None,
         }
@@ -141,7 +173,7 @@ impl Reactor {
         if place == self.pollers.len() {
             self.pollers.push(None);
         }
-        self.pollers[place] = Some(Place { generation, poller });
+        self.pollers[place] = Some(Place { watch: None, watched_since: 0, generation, poller });
         PollerId { place, generation }
     }
 
@@ -176,20 +208,16 @@ impl Reactor {
     pub(crate) fn run(&mut self) {
         self.core.now = self.core.clock.now();
         loop {
-            let progress = self.iterate();
-            if progress == Progress::Idle {
-                self.policy.rest();
-            }
-            // One look at the clock per iteration: the end of this one is the beginning of the next.
-            let now = self.core.clock.now();
-            let spent = now.saturating_sub(self.core.now);
-            self.core.now = now;
-            match progress {
-                Progress::Busy | Progress::Finished => self.busy_ticks += spent,
-                Progress::Idle => self.idle_ticks += spent,
+            match self.iterate() {
+                Progress::Busy | Progress::Finished => {
+                    self.was_busy = true;
+                    self.idle_streak = 0;
+                }
+                Progress::Idle => self.rest(),
             }
             self.iterations += 1;
             if self.iterations & (PUBLISH_EVERY - 1) == 0 {
+                self.stamp();
                 self.publish();
             }
             if self.stop_at_ns.is_some() && self.stopped() {
@@ -200,21 +228,57 @@ impl Reactor {
     }
 
     #[inline]
-    fn iterate(&mut self) -> Progress {
-        let mut progress = Progress::Idle;
-        for _ in 0..JOBS_PER_ITERATION {
-            let Some(job) = self.mailbox.take() else { break };
-            job(self);
-            progress = Progress::Busy;
+    fn rest(&mut self) {
+        if self.was_busy {
+            self.stamp();
         }
-        for slot in &mut self.pollers {
-            let Some(place) = slot else { continue };
+        self.idle_streak = self.idle_streak.saturating_add(1);
+        if self.idle_streak > REST_AFTER {
+            self.policy.rest();
+        }
+    }
+
+    /// Looks at the clock, and puts the time since the last look down as busy or idle. An idle iteration makes none.
+    #[inline]
+    fn stamp(&mut self) {
+        let now = self.core.clock.now();
+        let spent = now.saturating_sub(self.core.now);
+        self.core.now = now;
+        if self.was_busy {
+            self.busy_ticks += spent;
+        } else {
+            self.idle_ticks += spent;
+        }
+        self.was_busy = false;
+    }
+
+    #[inline]
+    fn iterate(&mut self) -> Progress {
+        let mut progress = self.run_jobs();
+        let (core_is_busy, iteration) = (self.was_busy, self.iterations);
+        let mut stamped = false;
+        for index in 0..self.pollers.len() {
+            let place = self.pollers[index].as_ref();
+            if place.is_none_or(|place| place.is_quiet(index, iteration, core_is_busy)) {
+                continue;
+            }
+            if !stamped {
+                stamped = true;
+                self.stamp();
+            }
+            let Some(place) = &mut self.pollers[index] else { continue };
             match place.poller.poll(&mut self.core) {
-                Progress::Idle => {}
-                Progress::Busy => progress = Progress::Busy,
+                Progress::Idle => {
+                    place.watch = place.poller.watch();
+                    place.watched_since = iteration;
+                }
+                Progress::Busy => {
+                    place.watch = None;
+                    progress = Progress::Busy;
+                }
                 Progress::Finished => {
                     place.poller.close(&mut self.core.ring);
-                    *slot = None;
+                    self.pollers[index] = None;
                 }
             }
         }
@@ -230,6 +294,19 @@ impl Reactor {
                 progress
             }
         }
+    }
+
+    /// Runs jobs. They may change pollers and what these look at, so that every poller is polled next.
+    #[inline]
+    fn run_jobs(&mut self) -> Progress {
+        let mut progress = Progress::Idle;
+        for _ in 0..JOBS_PER_ITERATION {
+            let Some(job) = self.mailbox.take() else { break };
+            job(self);
+            self.pollers.iter_mut().flatten().for_each(|place| place.watch = None);
+            progress = Progress::Busy;
+        }
+        progress
     }
 
     fn stopped(&mut self) -> bool {

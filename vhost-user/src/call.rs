@@ -18,7 +18,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crossbeam_queue::ArrayQueue;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::eventfd::EventFd;
-use spinblk_reactor::{Core, OwnerId, Poller, Progress, Ring, RingFile, on_file, opcode, squeue, types};
+use spinblk_reactor::{
+    Core, OwnerId, Poller, Progress, Ring, RingFile, Watch, on_file, opcode, squeue, types,
+};
 use spinblk_virtio::QueueError;
 use spinblk_virtio::blk::{BlkQueue, QueueHost};
 use tracing::error;
@@ -161,6 +163,11 @@ impl Call {
         }
     }
 
+    /// Whether nothing is to be written, changed or waited for.
+    fn is_idle(&self) -> bool {
+        self.in_flight == 0 && self.next.is_none() && !self.bell.load(Ordering::Relaxed)
+    }
+
     #[inline]
     fn write(&mut self, ring: &mut Ring) {
         self.bell.store(false, Ordering::Relaxed);
@@ -224,6 +231,10 @@ impl Poller for Served {
         let progress = self.queue.poll(core);
         self.call.drive(&mut core.ring);
         progress
+    }
+
+    fn watch(&self) -> Option<Watch> {
+        if self.call.is_idle() { self.queue.watch() } else { None }
     }
 
     fn quiesce(&mut self) -> bool {

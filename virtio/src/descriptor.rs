@@ -178,15 +178,16 @@ pub(crate) fn indirect_table(
     Ok(unsafe { Table::new(start, len_bytes / DESC_BYTES as u32) })
 }
 
-/// The indirect table of a request of the usual shape: three descriptors, in the mapping that was hit last.
+/// The indirect table of a request of the usual shape: three descriptors.
 #[inline]
 pub(crate) fn usual_table(memory: &CoreMemory, iova: u64, len_bytes: u32) -> Option<Table> {
     const LEN_BYTES: u64 = 3 * DESC_BYTES;
-    let at = memory
-        .locate_again(iova)
-        .filter(|at| u64::from(len_bytes) == LEN_BYTES && at.len_bytes >= LEN_BYTES)?;
+    if u64::from(len_bytes) != LEN_BYTES {
+        return None;
+    }
+    let start = memory.find(iova, LEN_BYTES)?;
     // SAFETY: as in `indirect_table`.
-    Some(unsafe { Table::new(at.host, 3) })
+    Some(unsafe { Table::new(start.as_ptr(), 3) })
 }
 
 /// Descriptors that a walk looks at before it gives up: no request needs more than it may have segments.

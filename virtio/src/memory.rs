@@ -5,9 +5,12 @@
 //! as long as any map that holds it.
 
 use std::any::Any;
+use std::ptr::NonNull;
 use std::sync::Arc;
 
 use spinblk_reactor::{BufId, Ring};
+
+use crate::chain::HEADER_BYTES;
 
 /// Registered buffers are at most this long, so longer regions are cut.
 const PIECE_BYTES: u64 = 1 << 30;
@@ -157,9 +160,18 @@ pub(crate) struct Location {
     pub(crate) buf: BufKey,
 }
 
+/// Where the parts of a request lie, and the registered buffer that holds the data.
+#[derive(Clone, Copy)]
+pub(crate) struct Parts {
+    pub(crate) header: *mut u8,
+    pub(crate) data: *mut u8,
+    pub(crate) status: *mut u8,
+    pub(crate) buf: BufKey,
+}
+
 /// A stretch that is mapped, and registered, in one.
 #[derive(Clone, Copy)]
-pub(crate) struct Piece {
+struct Piece {
     iova: u64,
     len_bytes: u64,
     host: *mut u8,
@@ -169,18 +181,6 @@ pub(crate) struct Piece {
 impl Piece {
     /// Holds no address.
     const NOWHERE: Self = Self { iova: 0, len_bytes: 0, host: std::ptr::null_mut(), buf: BufKey::NONE };
-
-    /// The host address of an IOVA that lies in it.
-    #[inline]
-    pub(crate) fn host(&self, iova: u64) -> *mut u8 {
-        self.host.wrapping_add(iova.wrapping_sub(self.iova) as usize)
-    }
-
-    /// The registered buffer that holds it.
-    #[inline]
-    pub(crate) fn buf(&self) -> BufKey {
-        self.buf
-    }
 }
 
 /// One queue's view of a map, on its core. A lookup that hits the piece of the last one touches nothing else.
@@ -230,18 +230,68 @@ impl CoreMemory {
         self.last_hit.locate(iova)
     }
 
-    /// The piece that the last lookup hit, if all three ranges (IOVA and length) lie in it.
+    /// Where the parts of a request lie: a header, so many bytes of data, a status byte. `None` when one of them is not
+    /// mapped in one piece.
     #[inline(always)]
-    pub(crate) fn last_hit(&self, ranges: [(u64, u64); 3]) -> Option<&Piece> {
+    pub(crate) fn locate_parts(
+        &mut self,
+        header: u64,
+        data: u64,
+        data_bytes: u64,
+        status: u64,
+    ) -> Option<Parts> {
         let piece = &self.last_hit;
-        let [a, b, c] = ranges.map(|(iova, _)| iova.wrapping_sub(piece.iova));
-        // Pieces are shorter than 2^31 bytes and buffers than 2^32: past this no sum overflows.
-        if a | b | c >= 1 << 31 {
+        let [a, b, c] = [header, data, status].map(|iova| iova.wrapping_sub(piece.iova));
+        // Pieces are shorter than 2^31 bytes and buffers than 2^32: past the first test no sum overflows.
+        if a | b | c < 1 << 31 {
+            let last = (a + HEADER_BYTES as u64).max(b + data_bytes).max(c + 1);
+            if last <= piece.len_bytes {
+                let host = |offset: u64| piece.host.wrapping_add(offset as usize);
+                return Some(Parts { header: host(a), data: host(b), status: host(c), buf: piece.buf });
+            }
+        }
+        self.locate_parts_apart(header, data, data_bytes, status)
+    }
+
+    /// The same for parts in pieces of their own, as in a large guest.
+    #[inline(never)]
+    fn locate_parts_apart(&mut self, header: u64, data: u64, data_bytes: u64, status: u64) -> Option<Parts> {
+        let (a, b, c) = (*self.piece_of(header)?, *self.piece_of(data)?, *self.piece_of(status)?);
+        let parts = [(a, header, HEADER_BYTES as u64), (b, data, data_bytes), (c, status, 1)];
+        if parts.iter().any(|(piece, iova, len_bytes)| *len_bytes > piece.len_bytes - (iova - piece.iova)) {
             return None;
         }
-        let ends = [a + ranges[0].1, b + ranges[1].1, c + ranges[2].1];
-        let last = ends[0].max(ends[1]).max(ends[2]);
-        (last <= piece.len_bytes).then_some(piece)
+        // Changing it each time would only make it miss each time.
+        if a.iova == b.iova && b.iova == c.iova {
+            self.last_hit = a;
+        }
+        let host = |piece: Piece, iova: u64| piece.host.wrapping_add((iova - piece.iova) as usize);
+        Some(Parts { header: host(a, header), data: host(b, data), status: host(c, status), buf: b.buf })
+    }
+
+    /// The piece that holds `iova`. Few regions, sorted: the last one that begins at or below.
+    #[inline]
+    fn piece_of(&self, iova: u64) -> Option<&Piece> {
+        let index = self.pieces.partition_point(|piece| piece.iova <= iova).checked_sub(1)?;
+        self.pieces.get(index).filter(|piece| iova - piece.iova < piece.len_bytes)
+    }
+
+    /// Where `[iova, iova + len_bytes)`, less than 2^32 bytes, lies, if in one piece; does not make that the last one hit.
+    #[inline]
+    pub(crate) fn find(&self, iova: u64, len_bytes: u64) -> Option<NonNull<u8>> {
+        let piece = &self.last_hit;
+        let offset = iova.wrapping_sub(piece.iova);
+        // As above: past the first test the sum does not overflow.
+        if offset < 1 << 31 && offset + len_bytes <= piece.len_bytes {
+            return NonNull::new(piece.host.wrapping_add(offset as usize));
+        }
+        self.find_apart(iova, len_bytes)
+    }
+
+    #[inline(never)]
+    fn find_apart(&self, iova: u64, len_bytes: u64) -> Option<NonNull<u8>> {
+        let at = self.piece_of(iova)?.locate(iova)?;
+        if len_bytes <= at.len_bytes { NonNull::new(at.host) } else { None }
     }
 
     /// Where `iova` lies; `None` where nothing is mapped.
@@ -249,11 +299,9 @@ impl CoreMemory {
         if let Some(found) = self.locate_again(iova) {
             return Some(found);
         }
-        // Few regions, sorted: the last one that begins at or below.
-        let index = self.pieces.partition_point(|piece| piece.iova <= iova).checked_sub(1)?;
-        let found = self.pieces[index].locate(iova)?;
-        self.last_hit = self.pieces[index];
-        Some(found)
+        let piece = *self.piece_of(iova)?;
+        self.last_hit = piece;
+        piece.locate(iova)
     }
 
     /// The host address of `[iova, iova + len_bytes)` when it is mapped in one stretch.

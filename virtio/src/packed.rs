@@ -157,6 +157,12 @@ impl PackedQueue {
         Err(if u32::from(self.size) >= MAX_WALK { ChainFault::TooMany } else { ChainFault::Loop })
     }
 
+    /// The flags of the next descriptor, which of them matter, and what these are when a chain is there.
+    pub(crate) fn watched(&self) -> (*const u16, u16, u16) {
+        let available = if self.avail.wrap { AVAIL } else { USED };
+        (self.flags(self.avail.index).as_ptr(), (AVAIL | USED).to_le(), available.to_le())
+    }
+
     #[inline]
     pub(crate) fn has_unpublished(&self) -> bool {
         self.used != self.published

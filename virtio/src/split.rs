@@ -85,6 +85,11 @@ impl SplitQueue {
         RingState { avail: self.next_avail, used: self.next_used }
     }
 
+    /// avail.idx, and what it holds while there is no chain.
+    pub(crate) fn watched(&self) -> (*const u16, u16) {
+        (self.avail_word(1).as_ptr(), self.next_avail.to_le())
+    }
+
     #[inline]
     pub(crate) fn has_unpublished(&self) -> bool {
         self.next_used != self.published_used
@@ -184,21 +189,15 @@ impl Ring for SplitQueue {
 
     #[inline(always)]
     fn usual(&self, memory: &CoreMemory) -> Option<(Head, [Buffer; 3])> {
-        const WRITE: u32 = Descriptor::WRITE as u32;
         let id = self.next_id();
-        let (mut table, mut at) = (self.table(), id);
-        let head: Descriptor = table.read(id.into())?;
-        if head.flags == Descriptor::INDIRECT {
-            (table, at) = (usual_table(memory, head.iova, head.len_bytes)?, 0);
-        }
-        // Side by side, as descriptors are that always go together: NEXT and the successor, in one word.
-        let [header, data, status] = table.read_three::<Descriptor>(at)?;
-        let link = u32::from(at) << 16 | u32::from(Descriptor::NEXT);
-        let usual = header.link() == link + (1 << 16)
-            && data.link() & !WRITE == link + (2 << 16)
-            && status.flags == Descriptor::WRITE;
-        let buffers = [header.buffer(), data.buffer(), status.buffer()];
-        usual.then_some((Head { id, places: 1 }, buffers))
+        let first: Descriptor = self.table().read(id.into())?;
+        let buffers = match first.flags {
+            Descriptor::INDIRECT => {
+                three_in_a_row(usual_table(memory, first.iova, first.len_bytes)?.read_three(0)?, 0)
+            }
+            _ => three_in_a_row(self.table().read_three(id)?, id),
+        };
+        Some((Head { id, places: 1 }, buffers?))
     }
 
     fn walk(&self, memory: &mut CoreMemory, chain: &mut Chain) -> Option<Header> {
@@ -221,6 +220,18 @@ impl Ring for SplitQueue {
         unsafe { self.used.add(4 + 8 * slot).cast::<u64>().write_unaligned(entry) };
         self.next_used = self.next_used.wrapping_add(1);
     }
+}
+
+/// The buffers of three descriptors from `at` on, if they are a chain in this order: side by side, as descriptors are that
+/// always go together.
+#[inline(always)]
+fn three_in_a_row([header, data, status]: [Descriptor; 3], at: u16) -> Option<[Buffer; 3]> {
+    // NEXT and the successor, in one word.
+    let link = u32::from(at) << 16 | u32::from(Descriptor::NEXT);
+    let usual = header.link() == link + (1 << 16)
+        && data.link() & !u32::from(Descriptor::WRITE) == link + (2 << 16)
+        && status.flags == Descriptor::WRITE;
+    usual.then(|| [header.buffer(), data.buffer(), status.buffer()])
 }
 
 /// Walks a chain of any shape, from descriptor `id` of the ring's own table on. The last descriptor there may point to a

@@ -8,6 +8,8 @@
 //! ```
 //! Whoever serves a ring is generic over [`Ring`] and chooses once per poll which of the two it is.
 
+use spinblk_reactor::Watch;
+
 use crate::chain::{Buffer, Chain, Header};
 use crate::memory::CoreMemory;
 use crate::packed::PackedQueue;
@@ -80,6 +82,26 @@ impl Virtqueue {
         match self {
             Self::Split(ring) => ring.state(),
             Self::Packed(ring) => ring.state(),
+        }
+    }
+
+    /// The word that changes when the next chain comes.
+    ///
+    /// # Safety
+    /// The ring must stay mapped for as long as the watch is used.
+    pub(crate) unsafe fn watch(&self) -> Watch {
+        // SAFETY: both rings found these words mapped and aligned; our caller keeps them so.
+        unsafe {
+            match self {
+                Self::Split(ring) => {
+                    let (word, value) = ring.watched();
+                    Watch::while_equal(word, value)
+                }
+                Self::Packed(ring) => {
+                    let (word, mask, value) = ring.watched();
+                    Watch::until_equal(word, mask, value)
+                }
+            }
         }
     }
 

@@ -94,7 +94,8 @@ impl Engine {
             };
             let slot = &mut self.slots[usize::from(index)];
             let usual = ring.usual(&self.memory).filter(|_| !self.parking.is_open());
-            let usual = usual.and_then(|(head, buffers)| Some((head, Usual::read(&self.memory, buffers)?)));
+            let usual =
+                usual.and_then(|(head, buffers)| Some((head, Usual::read(&mut self.memory, buffers)?)));
             let done = if let Some((head, usual)) = usual {
                 slot.head = head;
                 slot.start_usual(usual, index, &mut *self.channel, &mut core.ring)

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use spinblk_bdev::Channel;
 use spinblk_perf::{Clock, QueueStats};
-use spinblk_reactor::{Core, Poller, Progress, Ring};
+use spinblk_reactor::{Core, Poller, Progress, Ring, Watch};
 
 use super::Device;
 use super::coalesce::Coalescer;
@@ -251,6 +251,15 @@ impl Poller for BlkQueue {
             }
         }
         if busy { Progress::Busy } else { Progress::Idle }
+    }
+
+    fn watch(&self) -> Option<Watch> {
+        let waits_for_the_driver = self.state == State::Running
+            && self.engine.is_quiet()
+            && !self.ring.has_unpublished()
+            && !self.coalescer.is_holding();
+        // SAFETY: the queue's memory is replaced by a job (`set_memory`) or goes with the queue.
+        waits_for_the_driver.then(|| unsafe { self.ring.watch() })
     }
 
     fn quiesce(&mut self) -> bool {

@@ -1,5 +1,5 @@
-//! The road of nearly all requests: a read or write of one buffer, as three descriptors (header, data, status) in the
-//! mapping that was hit last. It is understood from the descriptors alone, without filling in a chain. Whatever is not
+//! The road of nearly all requests: a read or write of one buffer, as three descriptors (header, data, status), each in one
+//! mapping. It is understood from the descriptors alone, without filling in a chain. Whatever is not
 //! exactly so, be it only unusual or be it wrong, goes through [`Chain`](crate::chain::Chain) instead, which decides.
 
 use spinblk_bdev::{Op, Segment};
@@ -23,18 +23,17 @@ pub(super) struct Usual {
 impl Usual {
     /// Reads the header, once; `None` when the request is not of this kind.
     #[inline(always)]
-    pub(super) fn read(memory: &CoreMemory, [header, data, status]: [Buffer; 3]) -> Option<Self> {
+    pub(super) fn read(memory: &mut CoreMemory, [header, data, status]: [Buffer; 3]) -> Option<Self> {
         let len = u64::from(data.len_bytes);
         if header.len_bytes as usize != HEADER_BYTES || status.len_bytes != 1 {
             return None;
         }
-        let piece =
-            memory.last_hit([(header.iova, HEADER_BYTES as u64), (data.iova, len), (status.iova, 1)])?;
-        let words: *const u64 = piece.host(header.iova).cast();
+        let at = memory.locate_parts(header.iova, data.iova, len, status.iova)?;
+        let words: *const u64 = at.header.cast();
         if !words.addr().is_multiple_of(8) {
             return None;
         }
-        // SAFETY: `last_hit` found 16 bytes mapped there, and they are aligned. Each word is read once: the guest may write
+        // SAFETY: `locate_parts` found 16 bytes mapped there, and they are aligned. Each word is read once: the guest may write
         // at the same time.
         let header = Header::from_words(unsafe { [words.read_volatile(), words.add(1).read_volatile()] });
         let op = match (header.kind, data.writable) {
@@ -45,9 +44,9 @@ impl Usual {
         Some(Self {
             op,
             offset_bytes: transfer_offset(header.sector, len)?,
-            data: Segment::new(piece.host(data.iova), data.len_bytes as usize),
-            buf: piece.buf().buf(),
-            status: piece.host(status.iova),
+            data: Segment::new(at.data, data.len_bytes as usize),
+            buf: at.buf.buf(),
+            status: at.status,
         })
     }
 }
