@@ -13,7 +13,7 @@ use spinblk_bdev::{Bdev, Channel, Completion, Io, IoError, IoResult, Segment};
 use spinblk_reactor::{BufId, Hugepages, Memory, Ring};
 use tracing::warn;
 
-use crate::{Buffer, Done, Error, Geometry, Lane, Op, Target};
+use crate::{Buffer, Done, Error, Fault, Geometry, Lane, Op, Target};
 
 /// As many slots as a lane may have; more only wait in the kernel.
 const MAX_DEPTH: u32 = 4096;
@@ -40,6 +40,7 @@ impl BdevTarget {
             read_only: info.read_only,
             max_queues: MAX_QUEUES,
             max_depth: MAX_DEPTH,
+            interrupts: false,
         };
         Self { bdev, geometry, hugepages }
     }
@@ -156,14 +157,14 @@ impl Drop for BdevLane {
     }
 }
 
-fn fault(result: IoResult) -> Option<&'static str> {
-    match result.err()? {
-        IoError::OutOfRange => Some("range beyond the end of the device"),
-        IoError::Misaligned => Some("offset or length not a multiple of the block size"),
-        IoError::ReadOnly => Some("device is read-only"),
-        IoError::Unsupported => Some("operation not supported"),
-        IoError::NoSpace => Some("no space left on the target"),
-        IoError::Errno(libc::EIO) => Some("I/O error (EIO)"),
-        IoError::Errno(_) => Some("I/O error"),
-    }
+fn fault(result: IoResult) -> Option<Fault> {
+    Some(match result.err()? {
+        IoError::OutOfRange => Fault::OutOfRange,
+        IoError::Misaligned => Fault::Misaligned,
+        IoError::ReadOnly => Fault::ReadOnly,
+        IoError::Unsupported => Fault::Unsupported,
+        IoError::NoSpace => Fault::NoSpace,
+        IoError::Errno(libc::EIO) => Fault::Eio,
+        IoError::Errno(_) => Fault::OtherErrno,
+    })
 }

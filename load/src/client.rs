@@ -5,6 +5,7 @@
 //! ```
 //! Recording comes last, so that the device works meanwhile.
 
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -15,8 +16,13 @@ use crate::ledger::Ledger;
 use crate::picker::Picker;
 use crate::rng::Rng;
 use crate::stamp::{Stamp, poison};
-use crate::target::{Done, Lane, Op};
+use crate::target::{Done, Fault, Lane, Op};
 use crate::{Error, LaneOutcome, VerifyCounts};
+
+/// The device is shown half of what is in flight at a time, but no fewer requests than these: it works on the one half
+/// while the client prepares the other. Shown everything at once, the two would wait for each other in turn; shown more
+/// often, they would fight over the cache line that shows it.
+const LEAST_PART: usize = 4;
 
 /// What a slot holds.
 #[derive(Clone, Copy)]
@@ -24,6 +30,14 @@ struct Slot {
     started: Ticks,
     op: Op,
     block: u64,
+}
+
+/// Completions of one batch that are recorded alike: requests that replaced those of one batch share its stamp.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Kind {
+    started: Ticks,
+    op: Op,
+    ok: bool,
 }
 
 /// The part of the device that a client has to itself.
@@ -57,9 +71,12 @@ pub(crate) struct Client<L> {
     clock: Clock,
     picker: Picker,
     slots: Box<[Slot]>,
+    /// Requests that the device is shown at a time.
+    part_len: usize,
     in_flight: usize,
     done: Vec<Done>,
-    finished: Vec<(Slot, bool)>,
+    /// What this batch held, in runs of the same kind.
+    finished: Vec<(Kind, u64)>,
     verifier: Option<Verifier>,
     recording: bool,
     reads: OpStats,
@@ -87,6 +104,7 @@ impl<L: Lane> Client<L> {
             clock: Clock::get(),
             picker: Picker::sweep(Op::Read, 0),
             slots: vec![Slot { started: 0, op: Op::Read, block: 0 }; depth].into(),
+            part_len: (depth / 2).max(LEAST_PART),
             in_flight: 0,
             done: Vec::with_capacity(depth),
             finished: Vec::with_capacity(depth),
@@ -117,6 +135,21 @@ impl<L: Lane> Client<L> {
         self.lane.publish()
     }
 
+    /// Asks for an interrupt, if anything is under way. False when the client has something to do.
+    pub(crate) fn arm(&mut self) -> bool {
+        self.in_flight == 0 || self.lane.arm()
+    }
+
+    /// Asks for no more interrupts.
+    pub(crate) fn disarm(&mut self) {
+        self.lane.disarm();
+    }
+
+    /// What becomes readable with an interrupt.
+    pub(crate) fn interrupt(&self) -> Option<BorrowedFd<'_>> {
+        self.lane.interrupt()
+    }
+
     /// From now on completions count, or no more.
     pub(crate) fn set_recording(&mut self, recording: bool) {
         self.recording = recording;
@@ -130,25 +163,35 @@ impl<L: Lane> Client<L> {
             return Ok(None);
         }
         let now = self.clock.now();
-        self.in_flight -= self.done.len();
-        for at in 0..self.done.len() {
-            let Done { slot: index, fault } = self.done[at];
-            let index = index as usize;
-            let slot = self.slots[index];
-            if fault.is_some() || self.verifier.is_some() {
-                self.look_closely(index, slot, fault);
-            }
-            self.finished.push((slot, fault.is_none()));
-            if refill {
-                self.start(index, now);
-            }
+        // Taken out, so that the loop may have the rest of the client.
+        let mut done = std::mem::take(&mut self.done);
+        self.in_flight -= done.len();
+        for part in done.chunks(self.part_len) {
+            part.iter().for_each(|done| self.turn_over(*done, refill, now));
+            self.lane.publish()?;
         }
-        self.lane.publish()?;
+        done.clear();
+        self.done = done;
         self.record(now);
         Ok(Some(now))
     }
 
-    #[inline]
+    /// Counts a completion, and puts the next request into its place.
+    #[inline(always)]
+    fn turn_over(&mut self, done: Done, refill: bool, now: Ticks) {
+        let index = done.slot as usize;
+        let slot = self.slots[index];
+        if done.fault.is_some() || self.verifier.is_some() {
+            self.look_closely(index, slot, done.fault);
+        }
+        self.count(Kind { started: slot.started, op: slot.op, ok: done.fault.is_none() });
+        if refill {
+            self.start(index, now);
+        }
+    }
+
+    // Always: there are two callers, and the one in `turn_over` is the hot path.
+    #[inline(always)]
     fn start(&mut self, index: usize, now: Ticks) {
         let Some((op, mut block)) = self.picker.next() else { return };
         if self.verifier.is_some() {
@@ -163,18 +206,26 @@ impl<L: Lane> Client<L> {
     }
 
     #[inline]
+    fn count(&mut self, kind: Kind) {
+        match self.finished.last_mut() {
+            Some((last, ios)) if *last == kind => *ios += 1,
+            _ => self.finished.push((kind, 1)),
+        }
+    }
+
+    #[inline]
     fn record(&mut self, now: Ticks) {
         if self.recording {
             let block_bytes = u64::from(self.part.block_bytes);
-            for (slot, ok) in &self.finished {
-                let stats = if slot.op == Op::Read { &mut self.reads } else { &mut self.writes };
-                stats.record(self.clock.ns_between(slot.started, now), block_bytes, *ok);
+            for &(kind, ios) in &self.finished {
+                let stats = if kind.op == Op::Read { &mut self.reads } else { &mut self.writes };
+                let latency_ns = self.clock.ns_between(kind.started, now);
+                stats.record_many(ios, latency_ns, ios * block_bytes, kind.ok);
             }
             self.batches += 1;
             self.progress.store(self.reads.ios + self.writes.ios, Ordering::Relaxed);
         }
         self.finished.clear();
-        self.done.clear();
     }
 
     /// Finds a block that is not in flight (and, in a sweep of reads, known), and stamps or poisons the buffer.
@@ -206,15 +257,15 @@ impl<L: Lane> Client<L> {
 
     /// A request that failed, or whose content is to be checked, has completed.
     #[inline(never)]
-    fn look_closely(&mut self, index: usize, slot: Slot, fault: Option<&'static str>) {
+    fn look_closely(&mut self, index: usize, slot: Slot, fault: Option<Fault>) {
         let offset_bytes = self.part.offset_bytes(slot.block);
         if let Some(fault) = fault
             && self.first_fault.is_none()
         {
             let op = slot.op.name();
-            let len_bytes = self.part.block_bytes;
+            let (len_bytes, why) = (self.part.block_bytes, fault.text());
             self.first_fault =
-                Some(format!("queue {}: {op} of {len_bytes} bytes at {offset_bytes}: {fault}", self.queue));
+                Some(format!("queue {}: {op} of {len_bytes} bytes at {offset_bytes}: {why}", self.queue));
         }
         let Some(verifier) = &mut self.verifier else { return };
         // It came from the ledger, so it fits.
@@ -251,13 +302,14 @@ impl<L: Lane> Client<L> {
     }
 
     /// What it found out; `core` is where it ran.
-    pub(crate) fn finish(self, core: usize, elapsed_ns: u64, involuntary_switches: u64) -> LaneOutcome {
+    pub(crate) fn finish(mut self, core: usize, elapsed_ns: u64, involuntary_switches: u64) -> LaneOutcome {
         LaneOutcome {
             queue: self.queue,
             core,
             elapsed_ns,
             batches: self.batches,
             kicks: self.lane.kicks(),
+            interrupts: self.lane.take_interrupts(),
             involuntary_switches,
             first_fault: self.first_fault,
             verify: self.verifier.map(|verifier| verifier.counts),

@@ -42,6 +42,25 @@ pub enum Error {
         /// What it lacks, and what it offers.
         lacks: String,
     },
+    /// The server refused the size of a ring, which is how it tells its limit.
+    #[error(
+        "vhost-user server at {}: it refuses rings of {entries} entries ({source}); --qd {depth} takes {each} each \
+         (rounded up to a power of two): take less --qd{}, or raise the server's limit (spinblk serve: queue_size)",
+        path.display(),
+        if *each > 1 { ", or --indirect, which takes one" } else { "" }
+    )]
+    RingSize {
+        /// The socket.
+        path: PathBuf,
+        /// The size that was asked for.
+        entries: u16,
+        /// Requests in flight on each queue.
+        depth: u32,
+        /// Entries that each of them takes.
+        each: u16,
+        /// The server's answer.
+        source: Box<vhost::Error>,
+    },
     /// Shared memory could not be had.
     #[error(
         "cannot make {len_bytes} bytes of shared memory ({action}): {source}; take less --bs, --qd or --queues"
@@ -99,6 +118,14 @@ pub enum Error {
         core: usize,
         /// What happened.
         reason: String,
+    },
+    /// A polling thread could not wait for interrupts.
+    #[error("core {core}: cannot wait for interrupts: {source}")]
+    Sleep {
+        /// The core.
+        core: usize,
+        /// The kernel's answer.
+        source: io::Error,
     },
     /// A bdev could not be opened or made.
     #[error(transparent)]

@@ -18,6 +18,27 @@ pub enum Access {
     Sequential,
 }
 
+/// How completions are found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Completions {
+    /// By looking all the time; the target is told not to interrupt.
+    #[default]
+    Poll,
+    /// By sleeping until the target interrupts, whenever there is nothing to do.
+    Interrupt,
+}
+
+impl Completions {
+    /// Its name on the command line and in reports.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Poll => "poll",
+            Self::Interrupt => "interrupt",
+        }
+    }
+}
+
 /// One run of the generator.
 #[derive(Clone, Debug)]
 pub struct Job {
@@ -33,6 +54,8 @@ pub struct Job {
     pub queues: u16,
     /// Cores that poll, one thread each; queues are dealt over them.
     pub cores: Vec<usize>,
+    /// How completions are found.
+    pub completions: Completions,
     /// Load before measuring.
     pub warmup: Duration,
     /// How long to measure.
@@ -87,6 +110,10 @@ impl Job {
                 format!("{} queue(s) cannot use {} cores; give more --queues", self.queues, self.cores.len());
             return refuse("--cores".into(), why);
         }
+        if self.completions == Completions::Interrupt && !target.interrupts {
+            let why = "it sends no interrupts, because it is in this process; only poll is possible".into();
+            return refuse("--completions interrupt".into(), why);
+        }
         if target.read_only && (self.writes() || self.verify) {
             return refuse("--rw".into(), "it is read-only; use read or randread, without --verify".into());
         }
@@ -123,6 +150,7 @@ pub(crate) mod tests {
             depth: 32,
             queues: 1,
             cores: vec![0],
+            completions: Completions::Poll,
             warmup: Duration::ZERO,
             time: Duration::from_millis(50),
             span_bytes: None,
@@ -139,6 +167,7 @@ pub(crate) mod tests {
             read_only: true,
             max_queues: 2,
             max_depth: 64,
+            interrupts: false,
         }
     }
 
@@ -154,6 +183,10 @@ pub(crate) mod tests {
             (Job { depth: 65, ..good.clone() }, "--qd 65: allowed: 1 to 64"),
             (Job { queues: 3, ..good.clone() }, "--queues 3: allowed: 1 to 2"),
             (Job { cores: vec![0, 1], ..good.clone() }, "--cores: 1 queue(s) cannot use 2 cores"),
+            (
+                Job { completions: Completions::Interrupt, ..good.clone() },
+                "--completions interrupt: it sends no interrupts",
+            ),
             (Job { read_percent: 99, ..good.clone() }, "--rw: it is read-only"),
             (Job { span_bytes: Some(2 << 20), ..good.clone() }, "--span 2097152: it has only 1048576 bytes"),
             (

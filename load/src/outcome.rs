@@ -28,6 +28,8 @@ pub struct LaneOutcome {
     pub batches: u64,
     /// Notifications sent to the device, from the beginning.
     pub kicks: u64,
+    /// Interrupts from the device, from the beginning.
+    pub interrupts: u64,
     /// How often the scheduler took its thread off the core, from the beginning.
     pub involuntary_switches: u64,
     /// The first failed request.

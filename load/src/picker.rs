@@ -50,7 +50,7 @@ impl Picker {
     }
 
     /// The next request; `None` at the end of a pass.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn next(&mut self) -> Option<(Op, u64)> {
         match self {
             Self::Random { rng, blocks, mix } => Some((mix.pick(rng), rng.below(*blocks))),

@@ -16,8 +16,9 @@ use spinblk_perf::{Clock, Ticks};
 use crate::client::{Client, Part, Verifier};
 use crate::picker::Picker;
 use crate::run::{Control, Phase};
+use crate::sleeper::Sleeper;
 use crate::target::{Lane, Op, Target};
-use crate::{Error, Job, LaneOutcome};
+use crate::{Completions, Error, Job, LaneOutcome};
 
 /// Empty rounds between two looks at the clock and at who wants the thread to stop.
 const ROUNDS_PER_LOOK: u32 = 256;
@@ -36,9 +37,12 @@ pub(crate) struct Assignment<'a> {
 
 /// A thread's clients, and when anything last completed.
 struct Worker<'a, L> {
+    core: usize,
     target_name: &'a str,
     control: &'a Control,
     clients: Vec<Client<L>>,
+    /// For interrupts; without one the thread polls.
+    sleeper: Option<Sleeper>,
     clock: Clock,
     last_done: Ticks,
 }
@@ -57,10 +61,20 @@ pub(crate) fn work<T: Target>(
         });
     }
     let clock = Clock::get();
+    let clients = open(job, target, to_do)?;
+    let sleeper = match job.completions {
+        Completions::Poll => None,
+        Completions::Interrupt => {
+            let sleeper = Sleeper::new(clients.iter().filter_map(Client::interrupt));
+            Some(sleeper.map_err(|source| Error::Sleep { core, source })?)
+        }
+    };
     let mut worker = Worker {
+        core,
         target_name: &target.geometry().name,
         control: to_do.control,
-        clients: open(job, target, to_do)?,
+        clients,
+        sleeper,
         clock,
         last_done: clock.now(),
     };
@@ -117,11 +131,7 @@ impl<L: Lane> Worker<'_, L> {
         loop {
             let mut now = self.round(true)?;
             if now.is_none() {
-                idle_rounds += 1;
-                if idle_rounds >= ROUNDS_PER_LOOK {
-                    idle_rounds = 0;
-                    now = Some(self.look()?);
-                }
+                now = self.idle(&mut idle_rounds)?;
             }
             if let Some(now) = now
                 && (self.clock.ns_between(began, now) >= time_ns || self.control.should_stop())
@@ -144,11 +154,7 @@ impl<L: Lane> Worker<'_, L> {
         while self.in_flight() > 0 {
             let refill = refill && !self.control.should_stop();
             if self.round(refill)?.is_none() {
-                idle_rounds += 1;
-                if idle_rounds >= ROUNDS_PER_LOOK {
-                    idle_rounds = 0;
-                    self.look()?;
-                }
+                self.idle(&mut idle_rounds)?;
             }
         }
         Ok(())
@@ -165,6 +171,32 @@ impl<L: Lane> Worker<'_, L> {
             }
         }
         Ok(latest)
+    }
+
+    /// After a round that found nothing: sleeps, or looks up now and then. Returns the clock if it looked.
+    #[inline]
+    fn idle(&mut self, rounds: &mut u32) -> Result<Option<Ticks>, Error> {
+        if self.sleeper.is_some() {
+            self.sleep()?;
+            return self.look().map(Some);
+        }
+        *rounds += 1;
+        if *rounds < ROUNDS_PER_LOOK {
+            return Ok(None);
+        }
+        *rounds = 0;
+        self.look().map(Some)
+    }
+
+    /// Sleeps until a queue interrupts, or for a moment. What completes before all queues have been asked to
+    /// interrupt is seen by the asking, and what completes later interrupts: no wake-up is lost.
+    fn sleep(&mut self) -> Result<(), Error> {
+        let Some(sleeper) = &self.sleeper else { return Ok(()) };
+        if self.clients.iter_mut().all(Client::arm) {
+            sleeper.wait().map_err(|source| Error::Sleep { core: self.core, source })?;
+        }
+        self.clients.iter_mut().for_each(Client::disarm);
+        Ok(())
     }
 
     /// Reads the clock, and gives up when nothing comes any more or another thread has failed.

@@ -9,9 +9,10 @@ use vhost::vhost_user::{Frontend, VhostUserFrontend};
 use vhost::{VhostBackend, VhostUserMemoryRegionInfo};
 use virtio_bindings::{virtio_blk as blk, virtio_config, virtio_ring};
 
-use super::layout::MAX_DEPTH;
-use super::memory::SharedMemory;
-use crate::{Error, Geometry};
+use super::session::VhostUserOptions;
+use crate::ring::layout::MAX_DEPTH;
+use crate::ring::memory::SharedMemory;
+use crate::{Error, Geometry, RingFormat};
 
 /// Queues of one server that the generator uses at most.
 pub(super) const MAX_QUEUES: u16 = 64;
@@ -19,12 +20,21 @@ pub(super) const MAX_QUEUES: u16 = 64;
 const CONFIG_BYTES: usize = 36;
 const SECTOR_BYTES: u64 = 512;
 
+const EVENT_IDX: u64 = 1 << virtio_ring::VIRTIO_RING_F_EVENT_IDX;
+const INDIRECT_DESC: u64 = 1 << virtio_ring::VIRTIO_RING_F_INDIRECT_DESC;
+const RING_PACKED: u64 = 1 << virtio_config::VIRTIO_F_RING_PACKED;
+/// What nothing works without.
+const NEEDED: u64 =
+    VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits() | 1 << virtio_config::VIRTIO_F_VERSION_1;
+
 const WANTED_PROTOCOL: Protocol = Protocol::MQ.union(Protocol::REPLY_ACK).union(Protocol::CONFIG);
 
 /// What the server said of itself.
 pub(super) struct Offer {
     features: u64,
     pub(super) event_idx: bool,
+    /// Whether it answers every message.
+    pub(super) answers: bool,
     max_queues: u16,
 }
 
@@ -45,13 +55,11 @@ impl Steps<'_> {
     pub(super) fn negotiate(
         &self,
         mut frontend: Frontend,
-        event_idx: bool,
+        options: &VhostUserOptions,
     ) -> Result<(Frontend, Offer), Error> {
         frontend.set_owner().map_err(self.failed("set_owner"))?;
         let features = frontend.get_features().map_err(self.failed("get_features"))?;
-        let protocol_bit = VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits();
-        let version_1 = 1u64 << virtio_config::VIRTIO_F_VERSION_1;
-        if features & (protocol_bit | version_1) != protocol_bit | version_1 {
+        if features & NEEDED != NEEDED {
             let lacks = "it must offer VIRTIO_F_VERSION_1 and protocol features";
             return Err(self.lacks(format!("{lacks}; it offers the features {features:#x}")));
         }
@@ -70,19 +78,19 @@ impl Steps<'_> {
         } else {
             1
         };
-        let event_idx_bit = 1u64 << virtio_ring::VIRTIO_RING_F_EVENT_IDX;
-        let mut wanted = protocol_bit
-            | version_1
-            | (1 << blk::VIRTIO_BLK_F_BLK_SIZE)
-            | (1 << blk::VIRTIO_BLK_F_RO)
-            | (1 << blk::VIRTIO_BLK_F_MQ);
-        if event_idx {
-            wanted |= event_idx_bit;
+        let (must, may) = feature_bits(options);
+        if features & must != must {
+            let lacks = missing(options, features);
+            return Err(self.lacks(format!("{lacks}; it offers the features {features:#x}")));
         }
-        let features = features & wanted;
+        let features = features & (must | may);
         frontend.set_features(features).map_err(self.failed("set_features"))?;
         let max_queues = u16::try_from(max_queues).unwrap_or(MAX_QUEUES).min(MAX_QUEUES);
-        Ok((frontend, Offer { features, event_idx: features & event_idx_bit != 0, max_queues }))
+        let event_idx = features & EVENT_IDX != 0;
+        Ok((
+            frontend,
+            Offer { features, event_idx, answers: protocol.contains(Protocol::REPLY_ACK), max_queues },
+        ))
     }
 
     pub(super) fn read_config(
@@ -110,6 +118,7 @@ impl Steps<'_> {
             size_bytes: field(0, 8).saturating_mul(SECTOR_BYTES),
             block_size,
             read_only: has(blk::VIRTIO_BLK_F_RO),
+            interrupts: true,
             max_queues: queues.min(offer.max_queues).max(1),
             max_depth: MAX_DEPTH,
         };
@@ -125,5 +134,32 @@ impl Steps<'_> {
             mmap_handle: memory.fd(),
         };
         frontend.set_mem_table(&[region]).map(drop).map_err(self.failed("set_mem_table"))
+    }
+}
+
+/// The features that must be offered for these options, and those that are used if they are.
+fn feature_bits(options: &VhostUserOptions) -> (u64, u64) {
+    let mut must = NEEDED;
+    if options.format == RingFormat::Packed {
+        must |= RING_PACKED;
+    }
+    if options.indirect {
+        must |= INDIRECT_DESC;
+    }
+    let mut may =
+        (1 << blk::VIRTIO_BLK_F_BLK_SIZE) | (1 << blk::VIRTIO_BLK_F_RO) | (1 << blk::VIRTIO_BLK_F_MQ);
+    if options.event_idx {
+        may |= EVENT_IDX;
+    }
+    (must, may)
+}
+
+/// What the options want that is not among `features`.
+fn missing(options: &VhostUserOptions, features: u64) -> &'static str {
+    match options.format {
+        RingFormat::Packed if features & RING_PACKED == 0 => {
+            "--ring packed: it does not offer VIRTIO_F_RING_PACKED; take --ring split"
+        }
+        _ => "--indirect: it does not offer VIRTIO_RING_F_INDIRECT_DESC; leave it out",
     }
 }

@@ -10,13 +10,14 @@ use std::time::Duration;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use vhost::vhost_user::{Frontend, VhostUserFrontend};
 use vhost::{VhostBackend, VringConfigData};
-use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::handshake::{MAX_QUEUES, Steps};
-use super::layout::{Layout, MAX_DEPTH};
-use super::memory::SharedMemory;
-use super::split::SplitLane;
-use crate::{Error, Geometry, Target};
+use super::message::{PACKED_START, set_vring_base};
+use crate::ring::events::Events;
+use crate::ring::layout::{Layout, MAX_DEPTH, Shape};
+use crate::ring::memory::SharedMemory;
+use crate::ring::suppress_interrupts;
+use crate::{Error, Geometry, RingFormat, RingLane, Target};
 
 /// How long the server may think about one message.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -26,10 +27,14 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub struct VhostUserOptions {
     /// Queues to set up.
     pub queues: u16,
-    /// Slots of each, at most 256.
+    /// Slots of each, at most 4096. The server may allow fewer: it limits the size of a ring.
     pub depth: u32,
     /// Bytes of each slot.
     pub block_bytes: u32,
+    /// The format of the rings.
+    pub format: RingFormat,
+    /// Whether each request takes one ring entry that names a table, in place of three or four entries.
+    pub indirect: bool,
     /// Whether to use EVENT_IDX when it is offered.
     pub event_idx: bool,
 }
@@ -38,31 +43,32 @@ pub struct VhostUserOptions {
 pub struct VhostUser {
     path: PathBuf,
     frontend: Frontend,
+    /// The same connection, for the message that the frontend cannot send.
+    socket: UnixStream,
+    answers: bool,
     geometry: Geometry,
     memory: Arc<SharedMemory>,
+    shape: Shape,
     event_idx: bool,
-    /// For each queue: the one that wakes the device, and the one that it would wake us with.
-    events: Vec<(EventFd, EventFd)>,
+    /// One for each queue.
+    events: Vec<Events>,
 }
 
 impl VhostUser {
     /// Connects to the server and sets up everything but the load.
     ///
     /// # Errors
-    /// [`Error::Connect`], [`Error::Protocol`], [`Error::Feature`], [`Error::SharedMemory`], [`Error::Job`].
+    /// [`Error::Connect`], [`Error::Protocol`], [`Error::Feature`], [`Error::RingSize`], [`Error::SharedMemory`],
+    /// [`Error::Job`].
     pub fn connect(path: &Path, options: VhostUserOptions) -> Result<Self, Error> {
         let name = format!("vhost-user:{}", path.display());
         if options.depth == 0 || options.depth > MAX_DEPTH {
             let (what, why) = (format!("--qd {}", options.depth), format!("allowed: 1 to {MAX_DEPTH}"));
             return Err(Error::Job { target: name, what, why });
         }
-        let connect_failed = |source| Error::Connect { path: path.into(), source };
-        let socket = UnixStream::connect(path).map_err(connect_failed)?;
-        socket.set_read_timeout(Some(PATIENCE)).map_err(connect_failed)?;
-        socket.set_write_timeout(Some(PATIENCE)).map_err(connect_failed)?;
-        let frontend = Frontend::from_stream(socket, MAX_QUEUES.into());
+        let (socket, frontend) = connect(path)?;
         let steps = Steps { path };
-        let (frontend, offer) = steps.negotiate(frontend, options.event_idx)?;
+        let (frontend, offer) = steps.negotiate(frontend, &options)?;
         let (frontend, mut geometry) = steps.read_config(frontend, &offer)?;
         geometry.name = name.into();
         if options.queues == 0 || options.queues > geometry.max_queues {
@@ -70,82 +76,100 @@ impl VhostUser {
             let what = format!("--queues {}", options.queues);
             return Err(Error::Job { target: geometry.name.to_string(), what, why });
         }
-        let last = Layout::new(options.queues - 1, options.depth, options.block_bytes);
-        let memory = Arc::new(SharedMemory::new(last.end)?);
+        let VhostUserOptions { format, indirect, depth, block_bytes, .. } = options;
+        let shape = Shape { format, indirect, depth, block_bytes };
+        let memory = Arc::new(SharedMemory::new(Layout::new(options.queues - 1, shape).end)?);
         steps.share(&frontend, &memory)?;
         let mut session = Self {
             path: path.into(),
             frontend,
+            socket,
+            answers: offer.answers,
             geometry,
             memory,
+            shape,
             event_idx: offer.event_idx,
             events: Vec::new(),
         };
         for queue in 0..options.queues {
-            session.set_up_ring(queue, options)?;
+            session.set_up_ring(queue)?;
         }
         Ok(session)
     }
 
-    fn set_up_ring(&mut self, queue: u16, options: VhostUserOptions) -> Result<(), Error> {
-        let layout = Layout::new(queue, options.depth, options.block_bytes);
-        let event = || {
-            EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(|source| Error::Event {
-                target: self.geometry.name.to_string(),
-                queue,
-                source,
-            })
-        };
-        let (kick, call) = (event()?, event()?);
+    fn set_up_ring(&mut self, queue: u16) -> Result<(), Error> {
+        let layout = Layout::new(queue, self.shape);
+        let events = Events::new(self.geometry.name.clone(), queue)?;
         let address = |offset| self.memory.user_address(offset);
         let ring = VringConfigData {
             queue_max_size: layout.ring_size,
             queue_size: layout.ring_size,
             flags: 0,
             desc_table_addr: address(layout.desc),
-            used_ring_addr: address(layout.used),
-            avail_ring_addr: address(layout.avail),
+            used_ring_addr: address(layout.device),
+            avail_ring_addr: address(layout.driver),
             log_addr: None,
         };
         // Before the server may look at the ring: no interrupts, please.
-        SplitLane::suppress_interrupts(&self.memory, &layout, self.event_idx);
-        let (index, steps) = (usize::from(queue), Steps { path: &self.path });
-        let frontend = &mut self.frontend;
-        frontend.set_vring_num(index, layout.ring_size).map_err(steps.failed("set_vring_num"))?;
+        suppress_interrupts(&self.memory, queue, self.shape, self.event_idx);
+        let (index, steps, frontend) = (usize::from(queue), Steps { path: &self.path }, &self.frontend);
+        frontend.set_vring_num(index, layout.ring_size).map_err(|source| self.size_refused(source))?;
         frontend.set_vring_addr(index, &ring).map_err(steps.failed("set_vring_addr"))?;
-        frontend.set_vring_base(index, 0).map_err(steps.failed("set_vring_base"))?;
-        frontend.set_vring_call(index, &call).map_err(steps.failed("set_vring_call"))?;
-        frontend.set_vring_kick(index, &kick).map_err(steps.failed("set_vring_kick"))?;
-        frontend.set_vring_enable(index, true).map_err(steps.failed("set_vring_enable"))?;
-        self.events.push((kick, call));
+        self.set_base(queue)?;
+        frontend.set_vring_call(index, events.call_event()).map_err(steps.failed("set_vring_call"))?;
+        frontend.set_vring_kick(index, events.kick_event()).map_err(steps.failed("set_vring_kick"))?;
+        self.frontend.set_vring_enable(index, true).map_err(steps.failed("set_vring_enable"))?;
+        self.events.push(events);
         Ok(())
+    }
+
+    /// Rings start at their beginning.
+    fn set_base(&self, queue: u16) -> Result<(), Error> {
+        let steps = Steps { path: &self.path };
+        let failed = steps.failed("set_vring_base");
+        match self.shape.format {
+            RingFormat::Split => self.frontend.set_vring_base(queue.into(), 0).map_err(failed),
+            RingFormat::Packed => set_vring_base(&self.socket, self.answers, queue, PACKED_START)
+                .map_err(|e| failed(vhost::vhost_user::Error::SocketError(e).into())),
+        }
+    }
+
+    fn size_refused(&self, source: vhost::Error) -> Error {
+        Error::RingSize {
+            path: self.path.clone(),
+            entries: self.shape.ring_size(),
+            depth: self.shape.depth,
+            each: self.shape.entries_per_slot(),
+            source: Box::new(source),
+        }
     }
 }
 
+fn connect(path: &Path) -> Result<(UnixStream, Frontend), Error> {
+    let failed = |source| Error::Connect { path: path.into(), source };
+    let socket = UnixStream::connect(path).map_err(failed)?;
+    socket.set_read_timeout(Some(PATIENCE)).map_err(failed)?;
+    socket.set_write_timeout(Some(PATIENCE)).map_err(failed)?;
+    let same = socket.try_clone().map_err(failed)?;
+    Ok((same, Frontend::from_stream(socket, MAX_QUEUES.into())))
+}
+
 impl Target for VhostUser {
-    type Lane = SplitLane;
+    type Lane = RingLane;
 
     fn geometry(&self) -> &Geometry {
         &self.geometry
     }
 
-    fn open(&self, queue: u16, depth: u32, block_bytes: u32) -> Result<SplitLane, Error> {
-        let event_failed =
-            |source: io::Error| Error::Event { target: self.geometry.name.to_string(), queue, source };
-        let (kick, _) = self
-            .events
-            .get(usize::from(queue))
-            .ok_or_else(|| event_failed(io::Error::other("the queue was not set up")))?;
-        let kick = kick.try_clone().map_err(event_failed)?;
-        let layout = Layout::new(queue, depth, block_bytes);
-        Ok(SplitLane::new(
-            self.geometry.name.clone(),
+    fn open(&self, queue: u16, depth: u32, block_bytes: u32) -> Result<RingLane, Error> {
+        let events = self.events.get(usize::from(queue)).ok_or_else(|| Error::Event {
+            target: self.geometry.name.to_string(),
             queue,
-            self.memory.clone(),
-            layout,
-            self.event_idx,
-            kick,
-        ))
+            source: io::Error::other("the queue was not set up"),
+        })?;
+        // The rings were set up for as much; asking for less would move what lies behind them.
+        debug_assert_eq!((depth, block_bytes), (self.shape.depth, self.shape.block_bytes));
+        Ok(RingLane::new(self.memory.clone(), queue, self.shape, events.try_clone()?, self.event_idx))
     }
 
     fn check(&self) -> Result<(), Error> {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use nix::sched::{CpuSet, sched_getaffinity};
 use nix::unistd::Pid;
-use spinblk_load::{Access, Error, Job, Outcome, Target, run};
+use spinblk_load::{Access, Completions, Error, Job, Outcome, Target, run};
 
 /// Random reads of 4 KiB on one queue, for a short time.
 pub(crate) fn job() -> Job {
@@ -17,6 +17,7 @@ pub(crate) fn job() -> Job {
         depth: 8,
         queues: 1,
         cores: cores(1),
+        completions: Completions::Poll,
         warmup: Duration::from_millis(10),
         time: Duration::from_millis(150),
         span_bytes: None,

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use spinblk_load::{Access, Job};
+use spinblk_load::{Access, Completions, Job, RingFormat};
 
 use crate::Error;
 use crate::config::{self, Backend, Disk, SIZE_FORMS, parse_size};
@@ -15,7 +15,8 @@ Puts a target under load from polling threads, one on each core of --cores, and 
 
 The target is a disk in this process (null, malloc, aio, as `serve --disk` makes them) or the socket of any \
 vhost-user-blk server. Latency runs from before a request is written into the ring to the poll that finds it completed; \
-requests that are still in flight when the time is up are not counted. Exit status: 1 when a request failed or \
+requests that are still in flight when the time is up are not counted. A thread with --completions interrupt sleeps \
+whenever it has nothing to do, and its latencies include waking up. Exit status: 1 when a request failed or \
 --verify found wrong contents.
 
 A verified run stamps every block with its offset, a generation and a checksum: reads come after a pass of writes, and \
@@ -26,6 +27,8 @@ Examples:
   spinblk perf --target vhost-user:/run/d0.sock --qd 32 --cores 1
   spinblk perf --target malloc:size=1GiB --rw randrw --mix 70 --queues 2 --cores 1,2 --json result.json
   spinblk perf --target aio:path=/srv/disk.img,read-only=true --bs 128KiB --rw read --time-s 30
+  spinblk perf --target vhost-user:/run/d0.sock --ring packed --indirect --qd 256
+  spinblk perf --target vhost-user:/run/d0.sock --completions interrupt --qd 1
   spinblk perf --target vhost-user:/run/d0.sock --rw randwrite --span 256MiB --verify";
 
 const TARGET_FORMS: &str = "vhost-user:SOCKET, null:size=1GiB, malloc:size=1GiB, aio:path=FILE";
@@ -69,6 +72,15 @@ pub struct PerfArgs {
     /// Stamp what is written and check what is read. Overwrites the target
     #[arg(long)]
     pub verify: bool,
+    /// How completions are found [default: poll]
+    #[arg(long, value_name = "HOW")]
+    pub completions: Option<CompletionsArg>,
+    /// The format of a vhost-user target's rings [default: split]
+    #[arg(long, value_name = "FORMAT")]
+    pub ring: Option<RingArg>,
+    /// Use indirect descriptors: a request takes one ring entry, not three (packed) or four (split)
+    #[arg(long)]
+    pub indirect: bool,
     /// Do not use EVENT_IDX even if the vhost-user server offers it
     #[arg(long)]
     pub no_event_idx: bool,
@@ -93,6 +105,24 @@ pub enum Pattern {
     Read,
     /// Writes in sequence
     Write,
+}
+
+/// How completions are found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum CompletionsArg {
+    /// By looking all the time
+    Poll,
+    /// By sleeping until the target interrupts; for vhost-user targets
+    Interrupt,
+}
+
+/// The formats of a ring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum RingArg {
+    /// Descriptors, avail ring, used ring
+    Split,
+    /// One ring of descriptors that both sides write
+    Packed,
 }
 
 /// A checked target.
@@ -144,6 +174,10 @@ impl PerfArgs {
             depth: self.qd,
             queues: self.queues.unwrap_or_else(|| u16::try_from(cores.len()).unwrap_or(u16::MAX)),
             cores,
+            completions: match self.completions {
+                None | Some(CompletionsArg::Poll) => Completions::Poll,
+                Some(CompletionsArg::Interrupt) => Completions::Interrupt,
+            },
             warmup: seconds("--warmup-s", self.warmup_s)?,
             time: seconds("--time-s", self.time_s)?,
             span_bytes: self.span.as_deref().map(|text| size("--span", text)).transpose()?,
@@ -153,10 +187,23 @@ impl PerfArgs {
         Ok((job, target))
     }
 
+    /// The format of the target's rings; `None` when it has none.
+    pub(super) fn format(&self, target: &TargetArg) -> Option<RingFormat> {
+        match (target, self.ring) {
+            (TargetArg::Disk(_), _) => None,
+            (TargetArg::VhostUser(_), None | Some(RingArg::Split)) => Some(RingFormat::Split),
+            (TargetArg::VhostUser(_), Some(RingArg::Packed)) => Some(RingFormat::Packed),
+        }
+    }
+
     fn to_target(&self) -> Result<TargetArg, Error> {
         let (kind, rest) = self.target.split_once(':').unwrap_or((&self.target, ""));
         match kind {
             "vhost-user" if !rest.is_empty() => Ok(TargetArg::VhostUser(rest.into())),
+            _ if Backend::KINDS.contains(&kind) && (self.ring.is_some() || self.indirect) => {
+                let flag = if self.indirect { "--indirect" } else { "--ring" };
+                Err(Error::Usage(format!("{flag}: only for vhost-user targets; a {kind} disk has no ring")))
+            }
             _ if Backend::KINDS.contains(&kind) => config::target(kind, rest).map(TargetArg::Disk),
             _ => Err(Error::Usage(format!("--target {}: allowed: {TARGET_FORMS}", self.target))),
         }
@@ -206,7 +253,10 @@ mod tests {
         let (job, target) = job("--target vhost-user:/run/x.sock").unwrap();
         assert_eq!((job.read_percent, job.block_bytes, job.depth, job.queues), (100, 4096, 32, 1));
         assert_eq!((job.access, job.cores.len()), (Access::Random, 1));
-        assert_eq!(target, TargetArg::VhostUser("/run/x.sock".into()));
+        assert_eq!(
+            (job.completions, target),
+            (Completions::Poll, TargetArg::VhostUser("/run/x.sock".into()))
+        );
     }
 
     #[test]
@@ -219,6 +269,11 @@ mod tests {
             ("--target malloc:size=1M,queues=2", "--target malloc: queues=2: unknown key"),
             ("--target null:size=1M,type=aio", "--target null: type=aio: this key was given before"),
             ("--target null:size=1M --bs x", "--bs x: allowed: bytes"),
+            (
+                "--target null:size=1M --ring packed",
+                "--ring: only for vhost-user targets; a null disk has no ring",
+            ),
+            ("--target null:size=1M --indirect", "--indirect: only for vhost-user targets"),
             ("--target null:size=1M --mix 3", "--mix: only for --rw randrw, not for randread"),
             ("--target null:size=1M --cores 1,1", "--cores 1,1: core 1 is named twice"),
             ("--target null:size=1M --time-s -1", "--time-s -1: allowed: seconds"),

@@ -13,12 +13,12 @@ use std::io::Write;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
-use spinblk_load::{BdevTarget, Job, Outcome, Target, VhostUser, VhostUserOptions};
+use spinblk_load::{BdevTarget, Job, Outcome, RingFormat, Target, VhostUser, VhostUserOptions};
 use spinblk_reactor::Hugepages;
 
 pub use args::PerfArgs;
 pub(crate) use args::{PERF_EXAMPLES, PERF_HELP};
-pub use report::Report;
+pub use report::{Report, Ring};
 
 use crate::cores::Cores;
 use crate::report::{check_writable, write_json};
@@ -38,26 +38,30 @@ pub fn perf(args: &PerfArgs) -> Result<(), Error> {
     }
     // Two pollers on one core would each look half as fast as they are.
     let _cores = Cores::claim(&job.cores)?;
+    let format = args.format(&target);
     match target {
         TargetArg::Disk(disk) => {
             let bdev = backend::open(&disk, Hugepages::Try)?;
-            run(args, &job, &BdevTarget::new(bdev, Hugepages::Try))
+            run(args, &job, format, &BdevTarget::new(bdev, Hugepages::Try))
         }
         TargetArg::VhostUser(path) => {
             let options = VhostUserOptions {
                 queues: job.queues,
                 depth: job.depth,
                 block_bytes: job.block_bytes,
+                format: format.unwrap_or_default(),
+                indirect: args.indirect,
                 event_idx: !args.no_event_idx,
             };
-            run(args, &job, &VhostUser::connect(&path, options)?)
+            run(args, &job, format, &VhostUser::connect(&path, options)?)
         }
     }
 }
 
-fn run<T: Target>(args: &PerfArgs, job: &Job, target: &T) -> Result<(), Error> {
+fn run<T: Target>(args: &PerfArgs, job: &Job, format: Option<RingFormat>, target: &T) -> Result<(), Error> {
     let outcome = watched(args, job, target)?;
-    let report = Report::new(&args.target, args.rw.name(), job, target.geometry(), &outcome);
+    let ring = format.map(|format| Ring { format: format.name(), indirect: args.indirect });
+    let report = Report::new(&args.target, args.rw.name(), job, ring, target.geometry(), &outcome);
     // A reader that has gone away (`| head`) is no failure.
     let _ = write!(std::io::stdout(), "{report}");
     if let Some(path) = &args.json {

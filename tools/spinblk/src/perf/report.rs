@@ -5,7 +5,7 @@ use std::fmt;
 
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
-use spinblk_load::{Geometry, Job, LaneOutcome, Outcome, VerifyCounts};
+use spinblk_load::{Completions, Geometry, Job, LaneOutcome, Outcome, VerifyCounts};
 use spinblk_perf::{Clock, OpStats};
 
 use crate::config::{show_cores, show_size};
@@ -29,6 +29,10 @@ pub struct Report {
     pub block_bytes: u32,
     /// Requests in flight on each queue.
     pub depth: u32,
+    /// The target's rings, if it has any.
+    pub ring: Option<Ring>,
+    /// How completions were found: `poll` or `interrupt`.
+    pub completions: &'static str,
     /// Cores that polled.
     pub cores: Vec<usize>,
     /// Load before measuring.
@@ -47,6 +51,15 @@ pub struct Report {
     pub verify: Option<VerifyReport>,
     /// The first request that failed.
     pub first_fault: Option<String>,
+}
+
+/// What the target's rings were like.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Ring {
+    /// `split` or `packed`.
+    pub format: &'static str,
+    /// Whether descriptors were indirect.
+    pub indirect: bool,
 }
 
 /// One kind of operation.
@@ -97,6 +110,8 @@ pub struct QueueReport {
     pub batches: u64,
     /// Notifications sent to the device, from the beginning.
     pub kicks: u64,
+    /// Interrupts from the device, from the beginning.
+    pub interrupts: u64,
     /// How often its thread was taken off the core, from the beginning.
     pub involuntary_switches: u64,
 }
@@ -117,7 +132,14 @@ pub struct VerifyReport {
 impl Report {
     /// Sums up a run.
     #[must_use]
-    pub fn new(target: &str, rw: &'static str, job: &Job, geometry: &Geometry, outcome: &Outcome) -> Self {
+    pub fn new(
+        target: &str,
+        rw: &'static str,
+        job: &Job,
+        ring: Option<Ring>,
+        geometry: &Geometry,
+        outcome: &Outcome,
+    ) -> Self {
         Self {
             target: target.into(),
             size_bytes: geometry.size_bytes,
@@ -125,6 +147,8 @@ impl Report {
             read_percent: job.read_percent,
             block_bytes: job.block_bytes,
             depth: job.depth,
+            ring,
+            completions: job.completions.name(),
             cores: job.cores.clone(),
             warmup_s: job.warmup.as_secs_f64(),
             time_s: job.time.as_secs_f64(),
@@ -235,6 +259,7 @@ impl QueueReport {
             ops: ops(std::slice::from_ref(lane)),
             batches: lane.batches,
             kicks: lane.kicks,
+            interrupts: lane.interrupts,
             involuntary_switches: lane.involuntary_switches,
         }
     }
@@ -243,15 +268,21 @@ impl QueueReport {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let early = if self.stopped_early { " (stopped early)" } else { "" };
+        let ring = self.ring.map(|ring| {
+            format!(", {} ring{}", ring.format, if ring.indirect { " with indirect descriptors" } else { "" })
+        });
+        let asleep =
+            if self.completions == Completions::Interrupt.name() { ", woken by interrupts" } else { "" };
         writeln!(
             f,
-            "{} ({}): {} {}, {} queue(s) of depth {}, core {}, {} s{early}",
+            "{} ({}): {} {}, {} queue(s) of depth {}{}, core {}, {} s{asleep}{early}",
             self.target,
             show_size(self.size_bytes),
             self.rw,
             show_size(self.block_bytes.into()),
             self.queues.len(),
             self.depth,
+            ring.unwrap_or_default(),
             show_cores(&self.cores),
             self.time_s,
         )?;
@@ -273,8 +304,8 @@ impl fmt::Display for Report {
             writeln!(
                 f,
                 "queue {} on core {}: {iops:.0} IOPS, {per_batch:.1} completions a batch, {} kicks, \
-                 {} involuntary switches",
-                queue.index, queue.core, queue.kicks, queue.involuntary_switches
+                 {} interrupts, {} involuntary switches",
+                queue.index, queue.core, queue.kicks, queue.interrupts, queue.involuntary_switches
             )?;
         }
         match &self.verify {

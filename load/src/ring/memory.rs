@@ -17,13 +17,13 @@ const GUEST_BASE: u64 = 0x1_0000_0000;
 
 /// Shared memory, zeroed and touched.
 #[derive(Debug)]
-pub(super) struct SharedMemory {
+pub(crate) struct SharedMemory {
     file: File,
     map: MmapRaw,
 }
 
 impl SharedMemory {
-    pub(super) fn new(len_bytes: usize) -> Result<Self, Error> {
+    pub(crate) fn new(len_bytes: usize) -> Result<Self, Error> {
         if let Some(pool) = HugepagePool::read()
             && pool.pages_for(len_bytes) <= pool.free_pages
             && let Ok(memory) =
@@ -45,25 +45,25 @@ impl SharedMemory {
     }
 
     /// First byte here.
-    pub(super) fn start(&self) -> *mut u8 {
+    pub(crate) fn start(&self) -> *mut u8 {
         self.map.as_mut_ptr()
     }
 
-    pub(super) fn len_bytes(&self) -> usize {
+    pub(crate) fn len_bytes(&self) -> usize {
         self.map.len()
     }
 
-    pub(super) fn fd(&self) -> RawFd {
+    pub(crate) fn fd(&self) -> RawFd {
         self.file.as_raw_fd()
     }
 
     /// The address of an offset as descriptors name it.
-    pub(super) fn guest_address(&self, offset: usize) -> u64 {
+    pub(crate) fn guest_address(&self, offset: usize) -> u64 {
         GUEST_BASE + offset as u64
     }
 
     /// The address of an offset as vhost-user names rings: in this process.
-    pub(super) fn user_address(&self, offset: usize) -> u64 {
+    pub(crate) fn user_address(&self, offset: usize) -> u64 {
         (self.start().addr() + offset) as u64
     }
 }
