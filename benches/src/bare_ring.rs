@@ -1,21 +1,21 @@
-//! The physical reference: two cores that do nothing but a split ring's memory traffic.
-//!
-//! ```text
-//!   cargo run --release -p spinblk-benches --bin bare-ring [-- --cores 0,1] [--seconds 0.2]
-//!
-//!   driver: avail entry, avail.idx ──► device: reads both, writes used entry, used.idx ──► driver: reads both
-//! ```
-//! Both sides take all that they find and publish an index once per batch, which is the best that a device and a driver
-//! can do. No device can serve a split ring faster on the same two cores; `ring` is that bound. The rows `block` add what
-//! every block request carries besides: its 16-byte header is written by the driver and read by the device, and its
-//! status byte goes the other way. Descriptors never change, so they stay in the device's cache and cost nothing here.
+//! A split ring's memory traffic between two cores, and nothing else. The program `bare-ring` says what it is for.
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use clap::ValueEnum;
+use serde::Serialize;
+
+use crate::{Error, pin};
+
+/// Entries of the ring at most.
 const RING_SIZE: usize = 512;
-const DEPTHS: [u16; 4] = [1, 4, 32, 128];
-const REPEATS: usize = 9;
+/// Entries that a ring has at least.
+const MIN_ENTRIES: u16 = 4;
+/// So that the list of stretches never grows while it is measured.
+const MAX_STRETCHES: usize = 1 << 18;
+/// Requests of a stretch at least: some tens of microseconds.
+const STRETCH: u64 = 256;
 /// A slot's descriptors in the ring, as the load generator lays them out.
 const DESCS_PER_SLOT: u16 = 4;
 
@@ -60,8 +60,8 @@ macro_rules! default_as_zeroes {
 default_as_zeroes!(Avail, Used, Headers, Statuses);
 
 /// The device: answers whatever it finds.
-fn device(shared: &Shared, with_block: bool) {
-    let (mut next, mask) = (0u16, RING_SIZE as u16 - 1);
+fn device(shared: &Shared, load: Load) {
+    let (mut next, mask, with_block) = (0u16, load.entries - 1, load.traffic == Traffic::Block);
     while !shared.stop.0.load(Ordering::Relaxed) {
         let index = shared.avail.0[1].load(Ordering::Acquire);
         if index == next {
@@ -71,7 +71,7 @@ fn device(shared: &Shared, with_block: bool) {
             let at = usize::from(next & mask);
             let head = shared.avail.0[2 + at].load(Ordering::Relaxed);
             if with_block {
-                let slot = usize::from((head / DESCS_PER_SLOT) & mask);
+                let slot = usize::from(head / DESCS_PER_SLOT) & (RING_SIZE - 1);
                 let sector = shared.headers.0[slot][1].load(Ordering::Relaxed);
                 shared.statuses.0[slot].store((sector >> 60) as u8, Ordering::Relaxed);
             }
@@ -83,9 +83,17 @@ fn device(shared: &Shared, with_block: bool) {
     }
 }
 
-/// The driver: keeps `depth` requests in flight for so long; returns how many completed in a second.
-fn driver(shared: &Shared, depth: u16, with_block: bool, time: Duration) -> f64 {
-    let (mut next_avail, mut next_used, mask) = (0u16, 0u16, RING_SIZE as u16 - 1);
+/// Completed requests per second.
+struct Rates {
+    mean: f64,
+    /// Of many short stretches, ascending: what the cores can do even if others use them, too.
+    stretches: Vec<f64>,
+}
+
+/// The driver: keeps `depth` requests in flight for so long.
+fn driver(shared: &Shared, load: Load, time: Duration) -> Rates {
+    let (mut next_avail, mut next_used, mask) = (0u16, 0u16, load.entries - 1);
+    let with_block = load.traffic == Traffic::Block;
     let mut completed = 0u64;
     let mut put = |head: u16, sector: u64| {
         if with_block {
@@ -97,11 +105,13 @@ fn driver(shared: &Shared, depth: u16, with_block: bool, time: Duration) -> f64 
         next_avail
     };
     let mut index = 0;
-    for slot in 0..depth {
+    for slot in 0..load.depth {
         index = put(slot * DESCS_PER_SLOT, 0);
     }
     shared.avail.0[1].store(index, Ordering::Release);
     let (began, mut polls, mut faults) = (Instant::now(), 0u32, 0u64);
+    let (mut stretch_began, mut stretch_completed) = (began, 0);
+    let mut stretches = Vec::with_capacity(MAX_STRETCHES);
     loop {
         let used = (shared.used.0[0].load(Ordering::Acquire) >> 16) as u16;
         if used != next_used {
@@ -119,66 +129,95 @@ fn driver(shared: &Shared, depth: u16, with_block: bool, time: Duration) -> f64 
             shared.avail.0[1].store(index, Ordering::Release);
         }
         polls = polls.wrapping_add(1);
-        if polls.is_multiple_of(1024) && began.elapsed() >= time {
-            assert!(faults == 0, "the device reported {faults} faults");
-            return completed as f64 / began.elapsed().as_secs_f64();
+        if polls.is_multiple_of(1024) {
+            let now = Instant::now();
+            let count = completed - stretch_completed;
+            if count >= STRETCH && stretches.len() < MAX_STRETCHES {
+                stretches.push(count as f64 / (now - stretch_began).as_secs_f64());
+                (stretch_began, stretch_completed) = (now, completed);
+            }
+            if now - began >= time {
+                assert!(faults == 0, "the device reported {faults} faults");
+                let mean = completed as f64 / (now - began).as_secs_f64();
+                stretches.sort_by(f64::total_cmp);
+                return Rates { mean, stretches };
+            }
         }
     }
 }
 
-/// One measurement, on two pinned threads.
-fn measure(cores: [usize; 2], depth: u16, with_block: bool, time: Duration) -> f64 {
+/// What each request carries.
+#[derive(Clone, Copy, Debug, PartialEq, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Traffic {
+    /// Ring entries alone
+    Ring,
+    /// A header and a status byte besides, as every block request
+    Block,
+}
+
+/// What to measure.
+#[derive(Clone, Copy, Debug)]
+pub struct Load {
+    traffic: Traffic,
+    depth: u16,
+    /// Of the ring: a power of two, not less than `depth`.
+    entries: u16,
+}
+
+impl Load {
+    /// `depth` requests in flight, each of which takes so many entries of the ring, 1 to 4.
+    ///
+    /// A driver takes no more entries than it needs: in a small ring, entries and index share a cache line.
+    #[must_use]
+    pub fn new(traffic: Traffic, depth: u16, entries_per_request: u16) -> Self {
+        Self { traffic, depth, entries: (depth * entries_per_request).next_power_of_two().max(MIN_ENTRIES) }
+    }
+}
+
+/// The result of one measurement.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Measured {
+    /// What each request carried.
+    pub traffic: Traffic,
+    /// Requests in flight.
+    pub depth: u16,
+    /// Completed requests.
+    pub requests_per_s: f64,
+    /// From a request to its answer, on average.
+    pub round_trip_ns: f64,
+    /// The same in the middle one and in the quickest of many short stretches, which others on the cores disturb little.
+    pub median_round_trip_ns: f64,
+    /// See above.
+    pub best_round_trip_ns: f64,
+}
+
+/// One measurement, on two pinned threads: the driver on the first core, the device on the second.
+///
+/// # Errors
+/// [`Error::Core`], [`Error::Panicked`].
+pub fn bare_ring(cores: [usize; 2], load: Load, time: Duration) -> Result<Measured, Error> {
     let shared = Box::new(Shared::default());
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            pin(cores[1]);
-            device(&shared, with_block);
-        });
-        let driver = scope.spawn(|| {
-            pin(cores[0]);
-            let rate = driver(&shared, depth, with_block, time);
+    let rates = std::thread::scope(|scope| {
+        let answers = scope.spawn(|| pin(cores[1]).map(|()| device(&shared, load)));
+        let asks = scope.spawn(|| {
+            let rate = pin(cores[0]).map(|()| driver(&shared, load, time));
             shared.stop.0.store(true, Ordering::Relaxed);
             rate
         });
-        driver.join().unwrap_or(f64::NAN)
+        let rate = asks.join().map_err(|_| Error::Panicked)?;
+        answers.join().map_err(|_| Error::Panicked)??;
+        rate
+    })?;
+    // A run too short for a stretch is one.
+    let stretch = |index: usize| rates.stretches.get(index).copied().unwrap_or(rates.mean);
+    let round_trip_ns = |rate: f64| f64::from(load.depth) * 1e9 / rate;
+    Ok(Measured {
+        traffic: load.traffic,
+        depth: load.depth,
+        requests_per_s: rates.mean,
+        round_trip_ns: round_trip_ns(rates.mean),
+        median_round_trip_ns: round_trip_ns(stretch(rates.stretches.len() / 2)),
+        best_round_trip_ns: round_trip_ns(stretch(rates.stretches.len().saturating_sub(1))),
     })
-}
-
-fn pin(core: usize) {
-    if !core_affinity::set_for_current(core_affinity::CoreId { id: core }) {
-        eprintln!("core {core} cannot be used; give two others with --cores A,B");
-        std::process::exit(1);
-    }
-}
-
-fn argument(name: &str) -> Option<String> {
-    std::env::args().skip_while(|arg| arg != name).nth(1)
-}
-
-fn main() {
-    let given: Vec<usize> = argument("--cores")
-        .map(|list| list.split(',').filter_map(|core| core.parse().ok()).collect())
-        .unwrap_or_else(|| vec![0, 1]);
-    let [driver, device] = given[..] else {
-        eprintln!("--cores: two cores are wanted, such as 0,1");
-        std::process::exit(1);
-    };
-    let seconds = argument("--seconds").and_then(|text| text.parse().ok()).unwrap_or(0.2);
-    println!("driver on core {driver}, device on core {device}; best (median, worst) of {REPEATS}\n");
-    println!(
-        "| traffic | depth | M requests/s | ns per request | ns per round trip |\n|---|---|---|---|---|"
-    );
-    for (name, with_block) in [("ring", false), ("block", true)] {
-        for depth in DEPTHS {
-            let one = |_| measure([driver, device], depth, with_block, Duration::from_secs_f64(seconds));
-            let mut rates: Vec<f64> = (0..REPEATS).map(one).collect();
-            rates.sort_by(f64::total_cmp);
-            // What disturbs a run only ever slows it down: the best is what the cores can do.
-            let (best, median, worst) = (rates[REPEATS - 1] / 1e6, rates[REPEATS / 2] / 1e6, rates[0] / 1e6);
-            let (ns, round_trip_ns) = (1e3 / best, f64::from(depth) * 1e3 / best);
-            println!(
-                "| {name} | {depth} | {best:.2} ({median:.2}, {worst:.2}) | {ns:.1} | {round_trip_ns:.0} |"
-            );
-        }
-    }
 }

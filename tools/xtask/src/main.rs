@@ -3,6 +3,7 @@
 mod accel;
 mod apt_sources;
 mod archive;
+mod bench;
 mod cargo_tools;
 mod daemon;
 mod demo;
@@ -45,6 +46,9 @@ enum Task {
     /// Scenarios in a virtual machine with VDUSE
     #[command(subcommand)]
     Lab(LabTask),
+    /// Measurements on this machine, without a VM
+    #[command(subcommand)]
+    Bench(bench::BenchTask),
     /// Export a disk over VDUSE in the lab, and run fio on it
     Demo,
     /// Check everything: formatting, lints, licences, tests, models, fuzzing, scenarios
@@ -89,6 +93,7 @@ fn main() -> ExitCode {
         Task::Lab(LabTask::Bench { repeats, runtime_s }) => {
             demo::bench(repeats, runtime_s).map(|one| exit_code(&[one]))
         }
+        Task::Bench(task) => bench::bench(&task).map(|()| ExitCode::SUCCESS),
         Task::Demo => demo::demo().map(|one| exit_code(&[one])),
         Task::Test => {
             test::test().map(|tally| if tally.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE })

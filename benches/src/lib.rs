@@ -1,0 +1,30 @@
+//! What the programs of this crate share. Each program in `src/bin/` is one measurement:
+//!
+//! | program | measures |
+//! |---|---|
+//! | `bare-ring` | the memory traffic of a split ring between two cores, and nothing else: the physical reference |
+//! | `null-queue` | what one request costs the device, with warm caches |
+//! | `micro` | the parts: rings, mailbox, the reactor's idle loop |
+//! | `idle-queues` | one busy queue, alone and among 63 idle ones of its disk |
+//! | `two-reactors` | one disk on one core, and on two |
+//!
+//! ```text
+//!   cargo run --release -p spinblk-benches --bin micro -- --help
+//! ```
+//! `--json` prints the results for programs to read; whether the machine was quiet is told on stderr. [`Driver`] is the other end of a queue, as lean as it can be;
+//! [`Device`] is the queue on the calling thread, over the null disk.
+
+mod arena;
+mod bare_ring;
+mod device;
+mod driver;
+mod error;
+mod harness;
+mod layout;
+
+pub use bare_ring::{Load, Measured, Traffic, bare_ring};
+pub use device::{Device, null_disk, open_queue};
+pub use driver::Driver;
+pub use error::Error;
+pub use harness::{Spread, interleaved, main_with, ns_per, pin, print_json};
+pub use layout::{CHAINS, Shape};

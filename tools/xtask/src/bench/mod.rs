@@ -1,0 +1,75 @@
+//! `cargo xtask bench`: measurements on this machine, without a VM.
+//!
+//! | command | measures |
+//! |---|---|
+//! | `compare` | spinblk, qemu-storage-daemon and the bare ring, in turn, over vhost-user |
+//! | `instructions` | instructions per request, by part, under callgrind |
+//! | `null-queue` `bare-ring` `micro` `idle-queues` `two-reactors` | what the program of that name in `benches/` says |
+//!
+//! None of them fails because something is slow.
+
+mod attribution;
+mod callgrind;
+mod client;
+mod compare;
+mod instructions;
+mod machine;
+mod noise;
+mod pinned;
+mod programs;
+mod raw;
+mod report;
+mod servers;
+mod spread;
+
+use crate::error::Result;
+use crate::process::{command, run};
+use crate::workspace::Workspace;
+use clap::{Args, Subcommand};
+
+/// Enough for any of the programs with its longest sensible arguments.
+const PROGRAM_LIMIT_S: u64 = 3600;
+
+#[derive(Subcommand)]
+pub(crate) enum BenchTask {
+    /// Compare spinblk with qemu-storage-daemon and the bare ring, in turn, over vhost-user
+    Compare(compare::Options),
+    /// Count instructions per request under callgrind, by part
+    Instructions(instructions::Options),
+    /// What one request costs the device
+    NullQueue(Passed),
+    /// A split ring's memory traffic between two cores: the physical reference
+    BareRing(Passed),
+    /// What the parts cost: rings, mailbox, idle iteration
+    Micro(Passed),
+    /// What 63 idle queues cost a busy one
+    IdleQueues(Passed),
+    /// What a second reactor adds to a disk
+    TwoReactors(Passed),
+}
+
+#[derive(Args)]
+pub(crate) struct Passed {
+    /// Passed on to the program; `-- --help` shows what it takes
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    arguments: Vec<String>,
+}
+
+/// Runs what was asked for; results go to stdout.
+pub(crate) fn bench(task: &BenchTask) -> Result<()> {
+    let workspace = Workspace::find()?;
+    match task {
+        BenchTask::Compare(options) => compare::compare(&workspace, options),
+        BenchTask::Instructions(options) => instructions::instructions(&workspace, options),
+        BenchTask::NullQueue(passed) => program(&workspace, "null-queue", passed),
+        BenchTask::BareRing(passed) => program(&workspace, "bare-ring", passed),
+        BenchTask::Micro(passed) => program(&workspace, "micro", passed),
+        BenchTask::IdleQueues(passed) => program(&workspace, "idle-queues", passed),
+        BenchTask::TwoReactors(passed) => program(&workspace, "two-reactors", passed),
+    }
+}
+
+fn program(workspace: &Workspace, name: &str, passed: &Passed) -> Result<()> {
+    let path = programs::build(workspace, &["spinblk-benches"])?.join(name);
+    run(command(&path.to_string_lossy(), &passed.arguments), PROGRAM_LIMIT_S)
+}
