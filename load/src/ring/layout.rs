@@ -69,10 +69,14 @@ impl Shape {
         }
     }
 
-    /// A power of two, because split rings must have one and many servers want one for packed rings, too.
+    /// A power of two, as split rings must have; a packed ring of whole chains, so that none goes around its end, which
+    /// devices may find slow.
     pub(crate) fn ring_size(self) -> u16 {
         let entries = self.depth.min(MAX_DEPTH) * u32::from(self.entries_per_slot());
-        entries.next_power_of_two().max(MIN_RING_SIZE) as u16
+        match (self.format, self.indirect) {
+            (RingFormat::Packed, false) => entries.max(2 * u32::from(CHAIN_DESCS)) as u16,
+            _ => entries.next_power_of_two().max(MIN_RING_SIZE) as u16,
+        }
     }
 }
 
@@ -193,11 +197,15 @@ mod tests {
         for shape in shapes() {
             let (size, wanted) =
                 (u32::from(shape.ring_size()), shape.depth * u32::from(shape.entries_per_slot()));
-            assert!(size.is_power_of_two() && size >= wanted && (size < 2 * wanted || size == MIN_RING_SIZE));
+            assert!(size >= wanted && (size < 2 * wanted || size <= 2 * u32::from(CHAIN_DESCS)));
+            match (shape.format, shape.indirect) {
+                (RingFormat::Packed, false) => assert!(size.is_multiple_of(CHAIN_DESCS.into())),
+                _ => assert!(size.is_power_of_two()),
+            }
         }
         let size = |format, indirect, depth| Shape { format, indirect, depth, block_bytes: 512 }.ring_size();
         assert_eq!(size(RingFormat::Split, false, 64), 256);
-        assert_eq!(size(RingFormat::Packed, false, 85), 256);
+        assert_eq!(size(RingFormat::Packed, false, 85), 255);
         assert_eq!(size(RingFormat::Packed, true, 1024), 1024);
         assert_eq!(size(RingFormat::Split, false, MAX_DEPTH), 16384);
     }

@@ -60,6 +60,9 @@ pub struct PackedLane {
     /// Next place to write.
     avail: Place,
     held: Option<Held>,
+    /// The address that stands at each place. Devices leave it there (2.8.22), and the same slot often comes to the same
+    /// place: one store less into a line that the device polls, which takes it away in the middle of the writing.
+    addresses: Box<[u64]>,
     /// Where the next completion will stand.
     used: Place,
 }
@@ -71,7 +74,8 @@ impl PackedLane {
         assert!(slots.layout().depth * u32::from(stride) <= u32::from(slots.layout().ring_size));
         let (depth, indirect) = (slots.layout().depth, slots.layout().indirect);
         let (avail, used) = (Place::START, Place::START);
-        let mut lane = Self { slots, events, event_idx, stride, avail, held: None, used };
+        let addresses = vec![u64::MAX; usize::from(slots.layout().ring_size)].into();
+        let mut lane = Self { slots, events, event_idx, stride, avail, held: None, addresses, used };
         if indirect {
             (0..depth).for_each(|slot| lane.write_table(slot));
         }
@@ -88,21 +92,19 @@ impl PackedLane {
         let table = self.slots.layout().table_of(slot);
         for (at, piece) in self.slots.pieces(slot).into_iter().enumerate() {
             // In a table the order is that of the descriptors; there is no NEXT and no id (2.8.7).
-            let word = self.write_address(table + at * DESC_BYTES, piece, 0, piece.flags);
-            self.write_word(table + at * DESC_BYTES, word);
+            self.write_address(table + at * DESC_BYTES, piece);
+            self.write_word(table + at * DESC_BYTES, word_of(piece, 0, piece.flags));
         }
     }
 
-    /// Writes a descriptor's address; returns its other word.
     #[inline]
-    fn write_address(&self, offset: usize, piece: Piece, id: u16, flags: u16) -> u64 {
+    fn write_address(&self, offset: usize, piece: Piece) {
         debug_assert!(offset + DESC_BYTES <= self.slots.layout().end && offset.is_multiple_of(DESC_BYTES));
         // SAFETY: callers stay within the ring's or a slot's own descriptors, which lie in the memory (see
         // `Slots::new`) and are 16-byte aligned.
         unsafe {
             self.slots.memory().start().add(offset).cast::<u64>().write_volatile(piece.address.to_le());
         }
-        u64::from(piece.len_bytes) | u64::from(id) << 32 | u64::from(flags) << 48
     }
 
     #[inline]
@@ -133,7 +135,12 @@ impl PackedLane {
     #[inline]
     fn write_place(&mut self, place: Place, piece: Piece, id: u16, flags: u16) {
         let offset = self.offset_of(place);
-        let word = self.write_address(offset, piece, id, flags | place.available());
+        let written = &mut self.addresses[usize::from(place.index)];
+        if *written != piece.address {
+            *written = piece.address;
+            self.write_address(offset, piece);
+        }
+        let word = word_of(piece, id, flags | place.available());
         if self.held.is_none() {
             self.held = Some(Held { place, word });
         } else {
@@ -260,6 +267,12 @@ fn event_word(memory: &SharedMemory, area: usize) -> &AtomicU32 {
     // SAFETY: both areas lie in the memory that the session sized by the same layout, and are 128-byte aligned. An
     // atomic is the one kind of reference that others may store behind.
     unsafe { AtomicU32::from_ptr(memory.start().add(area).cast()) }
+}
+
+/// A descriptor's other word: length, id, flags.
+#[inline]
+fn word_of(piece: Piece, id: u16, flags: u16) -> u64 {
+    u64::from(piece.len_bytes) | u64::from(id) << 32 | u64::from(flags) << 48
 }
 
 #[cfg(test)]
