@@ -234,13 +234,14 @@ fn the_device_is_woken_as_it_asks() {
 fn interrupts_are_asked_for_only_while_armed() {
     for event_idx in [true, false] {
         let (mut lane, mut device) = pair(3, false, event_idx);
+        let size = u64::from(lane.slots.layout().ring_size);
         assert_eq!(device.driver_event(), (0, EVENT_DISABLE));
         for _ in 0..20 {
             (0..2).for_each(|slot| lane.prepare(slot, Op::Read, 0));
             lane.publish().unwrap();
             let chains = [device.take().unwrap(), device.take().unwrap()];
             assert!(lane.arm());
-            let place = (device.used % 16) as u16 | if device.wrap(device.used) { EVENT_WRAP } else { 0 };
+            let place = (device.used % size) as u16 | if device.wrap(device.used) { EVENT_WRAP } else { 0 };
             let want = if event_idx { (place, EVENT_AT_PLACE) } else { (0, EVENT_ENABLE) };
             assert_eq!(device.driver_event(), want);
             lane.disarm();
