@@ -42,6 +42,8 @@ pub(crate) enum Event {
 /// The way from reactors to the control thread: bounded, never blocks.
 pub(crate) struct Events {
     pub(crate) queue: ArrayQueue<Event>,
+    /// The client is to be told that the configuration space has changed.
+    pub(crate) config_changed: AtomicBool,
     pub(crate) wake: Arc<EventFd>,
 }
 

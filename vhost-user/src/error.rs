@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use spinblk_virtio::QueueError;
+use spinblk_virtio::{InFlightError, QueueError};
 
 /// Errors of this crate.
 #[derive(Debug, thiserror::Error)]
@@ -156,6 +156,40 @@ pub enum Error {
         name: String,
         /// Where the guest saw it.
         guest: u64,
+    },
+    /// An in-flight log that cannot be used for any queue.
+    #[error("disk {name}: the client's in-flight log {reason}")]
+    Log {
+        /// The disk.
+        name: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A queue's in-flight log that cannot be used.
+    #[error("disk {name}: queue {queue}: {source}")]
+    QueueLog {
+        /// The disk.
+        name: String,
+        /// The queue.
+        queue: usize,
+        /// What is wrong with it.
+        source: InFlightError,
+    },
+    /// A status that no device has.
+    #[error("disk {name}: the client sets the device status to {status:#x}, which is no byte")]
+    Status {
+        /// The disk.
+        name: String,
+        /// What it sent.
+        status: u64,
+    },
+    /// A descriptor that cannot be the backend channel.
+    #[error("disk {name}: the client's backend channel {reason}")]
+    Channel {
+        /// The disk.
+        name: String,
+        /// What is wrong.
+        reason: String,
     },
     /// A message for something that was not offered.
     #[error("disk {name}: the client sends {request}, which this server does not offer")]

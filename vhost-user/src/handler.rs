@@ -1,7 +1,6 @@
 //! The client's messages, one method each. The vhost crate has read and framed them; everything they say is checked here.
 
 use std::fs::File;
-use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Instant;
 
 use spinblk_virtio::RingKind;
@@ -14,6 +13,7 @@ use vhost::vhost_user::message::{
 use vhost::vhost_user::{GpuBackend, Result, VhostUserBackendReqHandlerMut};
 
 use crate::Error;
+use crate::log::Logs;
 use crate::memory::{MAX_SLOTS, Place};
 use crate::queue::DRAIN_TIMEOUT;
 use crate::session::Session;
@@ -22,71 +22,17 @@ use crate::vring::UserRing;
 /// The client's address of its own memory; nobody here needs it.
 type UserAddress = u64;
 
-impl Session {
-    /// The protocol features offered. STATUS would need messages that the vhost crate does not know.
-    pub(crate) fn protocol_features() -> VhostUserProtocolFeatures {
-        VhostUserProtocolFeatures::MQ
-            | VhostUserProtocolFeatures::REPLY_ACK
-            | VhostUserProtocolFeatures::CONFIG
-            | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS
-            | VhostUserProtocolFeatures::RESET_DEVICE
-    }
-
-    fn not_offered<T>(&self, request: &'static str) -> Result<T> {
-        Err(Error::NotOffered { name: self.disk.name.clone(), request }.into())
-    }
-
-    fn check_features(&self, kind: &'static str, asked: u64, offered: u64) -> Result<()> {
-        match asked & !offered {
-            0 => Ok(()),
-            extra => Err(Error::Features { name: self.disk.name.clone(), kind, asked, extra }.into()),
-        }
-    }
-
-    /// The queue that a message changes in a way that only a stopped one allows.
-    fn check_stopped(&mut self, index: u32, what: &str) -> Result<()> {
-        let (name, queue) = (self.disk.name.clone(), index as usize);
-        if self.queue(index)?.is_running() {
-            let reason = format!("the client changes its {what} while it runs");
-            return Err(Error::Vring { name, queue, reason }.into());
-        }
-        Ok(())
-    }
-
-    fn reset_queues(&mut self) -> Result<()> {
-        self.stop_queues()?;
-        self.queues.iter_mut().for_each(crate::queue::Queue::forget);
-        Ok(())
-    }
-
-    /// A descriptor that the reactor may write to: nothing but an eventfd, which no write can hang on or harm.
-    fn eventfd(&self, queue: usize, file: File) -> std::result::Result<OwnedFd, Error> {
-        let link = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()));
-        match link {
-            Ok(target) if target.as_os_str() == "anon_inode:[eventfd]" => Ok(file.into()),
-            Ok(target) => Err(Error::Vring {
-                name: self.disk.name.clone(),
-                queue,
-                reason: format!("its call descriptor is {}, an eventfd is wanted", target.display()),
-            }),
-            Err(source) => {
-                Err(Error::Thread { name: self.disk.name.clone(), what: "a queue's call descriptor", source })
-            }
-        }
-    }
-}
-
 impl VhostUserBackendReqHandlerMut for Session {
     fn set_owner(&mut self) -> Result<()> {
         Ok(())
     }
 
     fn reset_owner(&mut self) -> Result<()> {
-        self.reset_queues()
+        Ok(self.reset()?)
     }
 
     fn reset_device(&mut self) -> Result<()> {
-        self.reset_queues()
+        Ok(self.reset()?)
     }
 
     fn get_features(&mut self) -> Result<u64> {
@@ -96,8 +42,7 @@ impl VhostUserBackendReqHandlerMut for Session {
     fn set_features(&mut self, features: u64) -> Result<()> {
         self.check_features("virtio", features, self.offered())?;
         debug!("disk {}: the client accepts features {features:#x}", self.disk.name);
-        self.features = features;
-        Ok(())
+        Ok(self.accept_features(features)?)
     }
 
     fn set_mem_table(
@@ -166,7 +111,7 @@ impl VhostUserBackendReqHandlerMut for Session {
         self.queue(index)?.vring.kicked = false;
         self.settle(index)?;
         let kind = self.negotiated().kind;
-        Ok(VhostUserVringState::new(index, self.queue(index)?.vring.base(kind)))
+        Ok(VhostUserVringState::new(index, self.queue(index)?.vring.tell_base(kind)))
     }
 
     /// The queue is polled, so kicks are suppressed and the descriptor is not kept; the message starts the ring.
@@ -192,7 +137,9 @@ impl VhostUserBackendReqHandlerMut for Session {
     }
 
     fn set_protocol_features(&mut self, features: u64) -> Result<()> {
-        self.check_features("protocol", features, Self::protocol_features().bits())
+        self.check_features("protocol", features, Self::protocol_features().bits())?;
+        self.protocol = VhostUserProtocolFeatures::from_bits_truncate(features);
+        Ok(())
     }
 
     fn get_queue_num(&mut self) -> Result<u64> {
@@ -245,12 +192,20 @@ impl VhostUserBackendReqHandlerMut for Session {
         self.not_offered("GET_SHARED_OBJECT")
     }
 
-    fn get_inflight_fd(&mut self, _: &VhostUserInflight) -> Result<(VhostUserInflight, File)> {
-        self.not_offered("GET_INFLIGHT_FD")
+    fn get_inflight_fd(&mut self, wanted: &VhostUserInflight) -> Result<(VhostUserInflight, File)> {
+        let shape = self.log_shape(wanted)?;
+        let bad = |e| self.bad_log(format!("cannot be allocated: {e}"));
+        Ok(shape.allocate().map_err(bad)?)
     }
 
-    fn set_inflight_fd(&mut self, _: &VhostUserInflight, _: File) -> Result<()> {
-        self.not_offered("SET_INFLIGHT_FD")
+    fn set_inflight_fd(&mut self, given: &VhostUserInflight, file: File) -> Result<()> {
+        if self.queues.iter().any(crate::queue::Queue::is_running) {
+            return Err(self.bad_log("is changed while queues run".into()).into());
+        }
+        let shape = self.log_shape(given)?;
+        let logs = Logs::new(shape, given, &file, &self.disk.events.wake);
+        self.logs = Some(logs.map_err(|reason| self.bad_log(reason))?);
+        Ok(())
     }
 
     fn set_device_state_fd(

@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use spinblk_bdev::Bdev;
 use spinblk_perf::QueueStats;
-use spinblk_reactor::{Handle, PollerId, Ring};
+use spinblk_reactor::{Handle, Poller, PollerId, Ring};
 use spinblk_virtio::blk::{BlkQueue, Device as BlkDevice};
-use spinblk_virtio::{MemoryMap, RingConfig};
-use tracing::warn;
+use spinblk_virtio::{InFlightError, InFlightLog, MemoryMap, RingConfig};
+use tracing::{info, warn};
 
 use crate::Error;
 use crate::call::{Call, Events, Host, Served};
@@ -70,6 +70,12 @@ impl Queue {
         self.call = None;
     }
 
+    /// Forgets it for a reset through the device status. Not while it runs.
+    pub(crate) fn reset(&mut self) {
+        self.vring.reset();
+        self.call = None;
+    }
+
     /// Interrupts go to `fd` from now on.
     pub(crate) fn set_call(&mut self, disk: &Disk, fd: Option<OwnedFd>) -> Result<(), Error> {
         self.call = fd;
@@ -77,12 +83,13 @@ impl Queue {
         self.with(disk, move |served, ring| served.call.replace(fd, ring)).map(|_| ())
     }
 
-    /// Starts it on its reactor.
+    /// Starts it on its reactor. With a log, what that says was in flight is done first.
     pub(crate) fn start(
         &mut self,
         disk: &Disk,
         map: Arc<MemoryMap>,
         config: RingConfig,
+        log: Option<InFlightLog>,
     ) -> Result<(), Error> {
         let (name, queue, call) = (disk.name.clone(), self.index, self.call_copy(disk)?);
         let (blk, bdev, events) = (disk.blk.clone(), Arc::clone(&disk.bdev), Arc::clone(&disk.events));
@@ -96,17 +103,24 @@ impl Queue {
                 .map_err(|source| Error::Bdev { name: name.clone(), source })
                 .and_then(|channel| {
                     BlkQueue::new(&blk, channel, Box::new(host), map, config, ring)
-                        .map_err(|source| Error::Queue { name, queue, source })
+                        .map_err(|source| Error::Queue { name: name.clone(), queue, source })
+                })
+                .and_then(|served| {
+                    attach(served, log, ring).map_err(|source| Error::QueueLog { name, queue, source })
                 });
             match opened {
-                Ok(queue) => Ok(reactor.add(Box::new(Served { queue, call }))),
+                Ok((queue, again)) => Ok((reactor.add(Box::new(Served { queue, call })), again)),
                 Err(e) => {
                     call.close(ring);
                     Err(e)
                 }
             }
         });
-        self.poller = Some(started.map_err(|source| self.reactor_error(disk, source))??);
+        let (poller, again) = started.map_err(|source| self.reactor_error(disk, source))??;
+        self.poller = Some(poller);
+        if again > 0 {
+            info!("disk {}: queue {queue}: {again} requests were in flight and are done again", disk.name);
+        }
         Ok(())
     }
 
@@ -202,5 +216,20 @@ impl Queue {
 
     fn reactor_error(&self, disk: &Disk, source: spinblk_reactor::Error) -> Error {
         Error::Reactor { name: disk.name.clone(), source }
+    }
+}
+
+/// Gives a new queue its log, and says how many requests that tells to do again. One that is damaged ends the queue.
+fn attach(
+    mut queue: BlkQueue,
+    log: Option<InFlightLog>,
+    ring: &mut Ring,
+) -> Result<(BlkQueue, usize), InFlightError> {
+    match log.map_or(Ok(0), |log| queue.attach_log(log)) {
+        Ok(again) => Ok((queue, again)),
+        Err(e) => {
+            queue.close(ring);
+            Err(e)
+        }
     }
 }

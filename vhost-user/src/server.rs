@@ -10,7 +10,6 @@
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -19,61 +18,18 @@ use crossbeam_queue::ArrayQueue;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use spinblk_bdev::Bdev;
-use spinblk_perf::QueueStats;
 use spinblk_reactor::{Handle, off_reactor_cores};
 use tracing::{error, info, warn};
 use vhost::vhost_user::{BackendReqHandler, Error as ProtocolError};
 
-use crate::Error;
 use crate::call::Events;
+use crate::config::{DiskReport, RingOptions, ServerConfig, check};
 use crate::session::Session;
 use crate::socket::Listener;
+use crate::{Error, aside};
 
 /// A queue has one open question at a time and breaks once; a message may restart it before its events are taken.
 const EVENTS_PER_QUEUE: usize = 4;
-/// SET_VRING_KICK and its like name a queue by one byte.
-const MAX_QUEUES: u16 = 256;
-
-/// What a disk is to look like.
-#[derive(Clone, Debug)]
-pub struct ServerConfig {
-    /// Its name, in messages.
-    pub name: String,
-    /// Where it listens.
-    pub socket: PathBuf,
-    /// Virtqueues, dealt over the reactors in turn.
-    pub queues: u16,
-    /// Entries that each may have at most; the client chooses.
-    pub queue_size: u16,
-    /// What the guest reads as serial number.
-    pub serial: String,
-    /// All cores that this process polls: the control thread keeps off them.
-    pub polled_cores: Vec<usize>,
-}
-
-/// One queue's account at the end.
-pub struct QueueReport {
-    /// The queue.
-    pub index: u16,
-    /// The core that served it.
-    pub core: usize,
-    /// What it did, for all clients together.
-    pub stats: QueueStats,
-}
-
-/// What a disk did, told when it stops.
-pub struct DiskReport {
-    /// Its name.
-    pub name: String,
-    /// Where it listened.
-    pub socket: PathBuf,
-    /// Clients that it had.
-    pub clients: u64,
-    /// Its queues.
-    pub queues: Vec<QueueReport>,
-    /// What went wrong on our side, in sentences.
-    pub problems: Vec<String>,
-}
 
 /// A disk that is being served.
 pub struct Server {
@@ -96,10 +52,23 @@ impl Server {
     /// # Errors
     /// [`Error`]; nothing is left behind.
     pub fn start(config: ServerConfig, bdev: Arc<dyn Bdev>, reactors: &[Arc<Handle>]) -> Result<Self, Error> {
+        Self::start_offering(RingOptions::default(), config, bdev, reactors)
+    }
+
+    /// As [`start`](Self::start), with a choice of what is offered.
+    ///
+    /// # Errors
+    /// [`Error`]; nothing is left behind.
+    pub fn start_offering(
+        rings: RingOptions,
+        config: ServerConfig,
+        bdev: Arc<dyn Bdev>,
+        reactors: &[Arc<Handle>],
+    ) -> Result<Self, Error> {
         check(&config, reactors)?;
         let listener = Listener::bind(&config.name, &config.socket)?;
         let events = events(&config)?;
-        let session = Session::new(&config, bdev, reactors, Arc::clone(&events));
+        let session = Session::new(&config, rings, bdev, reactors, Arc::clone(&events));
         let shared = Arc::new(Shared { stop: AtomicBool::new(false), events, client: Mutex::new(None) });
         let control = Control {
             config: config.clone(),
@@ -125,6 +94,13 @@ impl Server {
     #[must_use]
     pub fn is_alive(&self) -> bool {
         self.thread.as_ref().is_some_and(|thread| !thread.is_finished())
+    }
+
+    /// Has the client read the configuration space again, if it is there and gave a channel to be told on. Returns at once,
+    /// whatever the client and the control thread are at.
+    pub fn announce_config_change(&self) {
+        self.shared.events.config_changed.store(true, Ordering::Release);
+        self.shared.events.wake();
     }
 
     /// Ends the client's session, drains, removes the socket, and reports.
@@ -213,6 +189,7 @@ impl Control {
     }
 
     fn exchange(&self, client: UnixStream) -> Result<(), ProtocolError> {
+        let copy = client.try_clone().map_err(ProtocolError::SocketBroken)?;
         let mut handler = BackendReqHandler::from_stream(client, Arc::clone(&self.session));
         let mut others_known = false;
         while !self.stopping() {
@@ -223,10 +200,12 @@ impl Control {
             {
                 let mut session = lock(&self.session);
                 session.take_events();
-                session.memory.gone().map_or(Ok(()), Err)?;
+                session.gone().map_or(Ok(()), Err)?;
             }
             if ready & 1 != 0 {
-                handler.handle_request()?;
+                if !aside::take(&copy, &mut lock(&self.session))? {
+                    handler.handle_request()?;
+                }
             } else if ready & 4 != 0 {
                 others_known = true;
                 info!("{}: another client waits until this one has left", self.who());
@@ -255,25 +234,11 @@ fn wait(fds: &[BorrowedFd<'_>]) -> u32 {
     polled.iter().enumerate().filter(|(_, fd)| ready(fd)).fold(0, |bits, (i, _)| bits | 1 << i)
 }
 
-fn check(config: &ServerConfig, reactors: &[Arc<Handle>]) -> Result<(), Error> {
-    let bad = |reason: String| Err(Error::Config { name: config.name.clone(), reason });
-    if reactors.is_empty() {
-        return bad("it has no reactor to serve it".into());
-    }
-    if !(1..=MAX_QUEUES).contains(&config.queues) {
-        return bad(format!("{} queues; 1 to {MAX_QUEUES} are possible", config.queues));
-    }
-    if !config.queue_size.is_power_of_two() {
-        return bad(format!("queues of {} entries; a power of two is wanted", config.queue_size));
-    }
-    Ok(())
-}
-
 pub(crate) fn events(config: &ServerConfig) -> Result<Arc<Events>, Error> {
     let wake = EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
         .map_err(|e| thread_error(config, "its events", e.into()))?;
     let queue = ArrayQueue::new(EVENTS_PER_QUEUE * usize::from(config.queues));
-    Ok(Arc::new(Events { queue, wake: Arc::new(wake) }))
+    Ok(Arc::new(Events { queue, config_changed: AtomicBool::new(false), wake: Arc::new(wake) }))
 }
 
 fn thread_error(config: &ServerConfig, what: &'static str, source: std::io::Error) -> Error {

@@ -17,15 +17,16 @@ use spinblk_reactor::Handle;
 use spinblk_virtio::RingKind;
 use spinblk_virtio::blk::{Device as BlkDevice, DeviceOptions};
 use tracing::{debug, error, warn};
-use vhost::vhost_user::message::VhostUserVirtioFeatures;
+use vhost::vhost_user::message::{VhostUserProtocolFeatures, VhostUserVirtioFeatures};
 use virtio_bindings::{virtio_config, virtio_ring};
 
 use crate::call::{Event, Events};
+use crate::channel::Channel;
+use crate::log::Logs;
 use crate::memory::Table;
 use crate::queue::{DRAIN_TIMEOUT, Disk, Queue};
-use crate::server::QueueReport;
 use crate::vring::Negotiated;
-use crate::{Error, ServerConfig};
+use crate::{Error, QueueReport, RingOptions, ServerConfig};
 
 /// The client enables queues one by one, and there are protocol features.
 pub(crate) const PROTOCOL_FEATURES: u64 = VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits();
@@ -41,23 +42,30 @@ pub(crate) struct Session {
     pub(crate) memory: Table,
     /// The virtio features that the client accepted.
     pub(crate) features: u64,
+    pub(crate) protocol: VhostUserProtocolFeatures,
+    pub(crate) status: u8,
+    /// What the client keeps of requests in flight.
+    pub(crate) logs: Option<Logs>,
+    pub(crate) channel: Option<Channel>,
     problems: Vec<String>,
 }
 
 impl Session {
     pub(crate) fn new(
         config: &ServerConfig,
+        rings: RingOptions,
         bdev: Arc<dyn Bdev>,
         reactors: &[Arc<Handle>],
         events: Arc<Events>,
     ) -> Self {
+        let RingOptions { indirect, event_idx, packed } = rings;
         let options = DeviceOptions {
             queues: config.queues,
             queue_size: config.queue_size,
             serial: config.serial.clone(),
-            indirect: true,
-            event_idx: true,
-            packed: true,
+            indirect,
+            event_idx,
+            packed,
             coalesce: true,
         };
         let blk = BlkDevice::new(bdev.info().clone(), options);
@@ -66,7 +74,17 @@ impl Session {
             .collect();
         let memory = Table::new(&config.name, &events.wake);
         let disk = Disk { name: config.name.clone(), blk, bdev, events, queue_size: config.queue_size };
-        Self { disk, queues, memory, features: 0, problems: Vec::new() }
+        Self {
+            disk,
+            queues,
+            memory,
+            features: 0,
+            protocol: VhostUserProtocolFeatures::empty(),
+            status: 0,
+            logs: None,
+            channel: None,
+            problems: Vec::new(),
+        }
     }
 
     /// The virtio features offered.
@@ -98,22 +116,34 @@ impl Session {
     /// Starts or stops a queue, as all that the client said of it demands.
     pub(crate) fn settle(&mut self, index: u32) -> Result<(), Error> {
         self.queue(index)?;
-        let negotiated = self.negotiated();
-        let queue = &mut self.queues[index as usize];
-        let memory = &self.memory;
-        match queue.vring.config(negotiated, |user| memory.guest_address(user)) {
-            None => queue.stop(&self.disk, Instant::now() + DRAIN_TIMEOUT),
-            Some(_) if queue.is_running() => Ok(()),
+        let (at, negotiated) = (index as usize, self.negotiated());
+        let wanted = self.queues[at].vring.config(negotiated, |user| self.memory.guest_address(user));
+        match wanted {
+            None => self.queues[at].stop(&self.disk, Instant::now() + DRAIN_TIMEOUT),
+            Some(_) if self.queues[at].is_running() => Ok(()),
             Some(Some(config)) => {
+                let log = self.log_of(at, config.kind)?;
                 debug!("disk {}: queue {index} starts: {config:x?}", self.disk.name);
-                queue.start(&self.disk, memory.map(), config)
+                self.queues[at].start(&self.disk, self.memory.map(), config, log)
             }
             Some(None) => Err(Error::Vring {
                 name: self.disk.name.clone(),
-                queue: index as usize,
-                reason: format!("its ring {:x?} lies outside the shared memory", queue.vring.ring),
+                queue: at,
+                reason: format!("its ring {:x?} lies outside the shared memory", self.queues[at].vring.ring),
             }),
         }
+    }
+
+    /// The client's choice of features. A change of the rings' format makes void what was said of them.
+    pub(crate) fn accept_features(&mut self, features: u64) -> Result<(), Error> {
+        if (self.features ^ features) & RING_PACKED != 0 {
+            self.stop_queues()?;
+            for queue in &mut self.queues {
+                (queue.vring.size, queue.vring.state) = (None, None);
+            }
+        }
+        self.features = features;
+        Ok(())
     }
 
     /// Takes all queues off their reactors, changes the memory, and lets those go on whose rings are still in it. The
@@ -174,6 +204,16 @@ impl Session {
         self.queues.iter_mut().for_each(Queue::forget);
         self.memory.clear();
         self.features = 0;
+        self.protocol = VhostUserProtocolFeatures::empty();
+        self.status = 0;
+        self.logs = None;
+        self.channel = None;
+    }
+
+    /// The error for memory that is no longer backed by the client's file, if there is one.
+    pub(crate) fn gone(&self) -> Option<Error> {
+        let gone = || self.bad_log("cannot be reached any more: its file was made shorter".into());
+        self.memory.gone().or_else(|| self.logs.as_ref().filter(|logs| logs.is_gone()).map(|_| gone()))
     }
 
     /// Answers what queues told.
@@ -192,9 +232,11 @@ impl Session {
                 Event::Broken { queue, error: source } => {
                     let e = Error::Queue { name: self.disk.name.clone(), queue, source };
                     warn!("{e}; it stays stopped until the client sets it up anew");
+                    self.needs_reset();
                 }
             }
         }
+        self.tell_of_config();
     }
 
     /// What the queues did, and what went wrong on our side.

@@ -8,7 +8,7 @@ use spinblk_reactor::Handle;
 use vhost::vhost_user::BackendReqHandler;
 
 use crate::session::Session;
-use crate::{Error, ServerConfig};
+use crate::{Error, RingOptions, ServerConfig, aside};
 
 /// Serves everything that comes from `client`, until it hangs up or sends nonsense, then ends the session as the server
 /// does. Returns how many messages were good.
@@ -21,11 +21,23 @@ pub fn serve(
     bdev: Arc<dyn Bdev>,
     reactors: &[Arc<Handle>],
 ) -> Result<u64, Error> {
-    let session = Session::new(config, bdev, reactors, crate::server::events(config)?);
+    let copy = client.try_clone().map_err(|source| Error::Thread {
+        name: config.name.clone(),
+        what: "its connection",
+        source,
+    })?;
+    let rings = RingOptions::default();
+    let session = Session::new(config, rings, bdev, reactors, crate::server::events(config)?);
     let session = Arc::new(Mutex::new(session));
     let mut handler = BackendReqHandler::from_stream(client, Arc::clone(&session));
     let mut good = 0;
-    while handler.handle_request().is_ok() {
+    loop {
+        let ours = session.lock().map(|mut session| aside::take(&copy, &mut session));
+        match ours {
+            Ok(Ok(true)) => {}
+            Ok(Ok(false)) if handler.handle_request().is_ok() => {}
+            _ => break,
+        }
         good += 1;
         if let Ok(mut session) = session.lock() {
             session.take_events();

@@ -24,6 +24,8 @@ pub(crate) struct Vring {
     pub(crate) ring: Option<UserRing>,
     /// Where to go on: what the client said, or where the ring stood when it stopped; `None` for the start.
     pub(crate) state: Option<RingState>,
+    /// What GET_VRING_BASE last answered with.
+    pub(crate) told: Option<RingState>,
     /// SET_VRING_KICK came, which starts a ring.
     pub(crate) kicked: bool,
     /// SET_VRING_ENABLE came.
@@ -60,14 +62,22 @@ impl Vring {
     /// Takes the number that SET_VRING_BASE carries. One that GET_VRING_BASE has just answered with means the very state that
     /// it stood for: a packed ring's 0 may be the start, or places 0 of another round.
     pub(crate) fn set_base(&mut self, kind: RingKind, base: u32) {
-        if self.state.map(|state| base_from_state(kind, state)) != Some(base) {
-            self.state = Some(state_from_base(kind, base));
-        }
+        let mut known = [self.state, self.told].into_iter().flatten();
+        let meant = known.find(|&state| base_from_state(kind, state) == base);
+        self.state = Some(meant.unwrap_or_else(|| state_from_base(kind, base)));
     }
 
     /// The number that GET_VRING_BASE answers with.
-    pub(crate) fn base(&self, kind: RingKind) -> u32 {
-        base_from_state(kind, self.state.unwrap_or(kind.start()))
+    pub(crate) fn tell_base(&mut self, kind: RingKind) -> u32 {
+        let state = self.state.unwrap_or(kind.start());
+        self.told = Some(state);
+        base_from_state(kind, state)
+    }
+
+    /// What is left of it when the device status becomes 0: clients do that between GET_VRING_BASE and SET_VRING_BASE when a
+    /// VM pauses.
+    pub(crate) fn reset(&mut self) {
+        *self = Self { told: self.told, ..Self::default() };
     }
 }
 
@@ -107,7 +117,7 @@ mod tests {
     fn a_ring_runs_when_everything_about_it_is_known() {
         let ring = Some(UserRing { desc: 0x1000, avail: 0x2000, used: 0x3000 });
         let state = Some(RingState { avail: 3, used: 0 });
-        let whole = Vring { size: Some(8), ring, state, kicked: true, enabled: true };
+        let whole = Vring { size: Some(8), ring, state, told: None, kicked: true, enabled: true };
         let split = |implied| Negotiated { kind: RingKind::Split, event_idx: true, implied };
         let config = |vring: Vring, implied| vring.config(split(implied), |user| Some(user + 1));
         let running = config(whole, false).unwrap().unwrap();
@@ -129,9 +139,13 @@ mod tests {
     fn a_packed_ring_that_stopped_at_zero_goes_on_there() {
         let stopped = RingState { avail: 0, used: 0 };
         let mut vring = Vring { state: Some(stopped), ..Vring::default() };
-        assert_eq!(vring.base(RingKind::Packed), 0);
+        assert_eq!(vring.tell_base(RingKind::Packed), 0);
         vring.set_base(RingKind::Packed, 0);
         assert_eq!(vring.state, Some(stopped));
+        vring.reset();
+        assert_eq!(vring.state, None);
+        vring.set_base(RingKind::Packed, 0);
+        assert_eq!(vring.state, Some(stopped), "a paused VM goes on");
         let mut fresh = Vring::default();
         fresh.set_base(RingKind::Packed, 0);
         assert_eq!(fresh.state, Some(RingKind::Packed.start()));

@@ -6,7 +6,8 @@ mod common;
 use std::time::Duration;
 
 use blkio::{Blkio, Blkioq, Completion, MemoryRegion, ReqFlags};
-use common::{DISK_BYTES, Rig, alone, reactor};
+use common::{DISK_BYTES, Guest, Rig, alone, reactor};
+use spinblk_vhost_user::RingOptions;
 use virtio_driver::{VhostUser, VirtioBlkQueue, VirtioBlkTransport, VirtioFeatureFlags};
 
 const BLOCK: usize = 4096;
@@ -52,7 +53,18 @@ fn bytes(region: MemoryRegion, at: usize, len: usize) -> &'static mut [u8] {
 #[test]
 fn blkio_verifies_a_thousand_random_requests() {
     let _alone = alone();
-    let rig = Rig::new(2);
+    verify(Rig::new(2));
+}
+
+/// libblkio takes EVENT_IDX when it is offered.
+#[test]
+fn blkio_works_without_event_idx_and_indirect_descriptors() {
+    let _alone = alone();
+    verify(Rig::offering(RingOptions { event_idx: false, ..RingOptions::default() }));
+    verify(Rig::offering(RingOptions { indirect: false, ..RingOptions::default() }));
+}
+
+fn verify(rig: Rig) {
     let (mut client, mut queues) = connect(&rig, 2);
     let region = client.alloc_mem_region(1 << 20).unwrap();
     client.map_mem_region(&region).unwrap();
@@ -209,4 +221,51 @@ fn the_virtio_driver_works_split_and_packed() {
     let report = rig.stop();
     assert_eq!(report.clients, 6);
     assert_eq!(report.queues[0].stats.requests, 6 * 602);
+}
+
+/// Sector, sectors, flags.
+type Range = (u64, u32, u32);
+
+/// What the specification and QEMU's device answer (5.2.6.2).
+#[test]
+fn discards_and_write_zeroes_are_judged_as_elsewhere() {
+    const OK: u8 = 0;
+    const IOERR: u8 = 1;
+    const UNSUPP: u8 = 2;
+    const DISCARD: u32 = 11;
+    const WRITE_ZEROES: u32 = 13;
+    let _alone = alone();
+    let rig = Rig::new(1);
+    let (client, mut guest) = (rig.client(), Guest::new());
+    client.hello();
+    assert!(guest.start(&client, 0));
+    let sectors = DISK_BYTES / 512;
+    let mut ask = |kind, ranges: &[Range]| {
+        let range = |&(sector, count, flags): &Range| {
+            [&sector.to_le_bytes()[..], &count.to_le_bytes(), &flags.to_le_bytes()].concat()
+        };
+        guest.ask(kind, 0, &ranges.iter().flat_map(range).collect::<Vec<u8>>());
+        guest.submit();
+        assert!(guest.wait());
+        guest.answer()
+    };
+    for kind in [DISCARD, WRITE_ZEROES] {
+        let cases: [(&[Range], u8); 9] = [
+            (&[(8, 8, 0)], OK),
+            (&[(sectors - 8, 8, 0)], OK),
+            (&[(8, 8, 0), (16, 8, 0)], UNSUPP),
+            (&[(0, (1 << 22) + 1, 0)], IOERR),
+            (&[(0, u32::MAX, 0)], IOERR),
+            (&[(sectors - 8, 16, 0)], IOERR),
+            (&[(u64::MAX - 7, 8, 0)], IOERR),
+            (&[(8, 8, 2)], UNSUPP),
+            (&[], IOERR),
+        ];
+        for (ranges, expected) in cases {
+            assert_eq!(ask(kind, ranges), expected, "{kind}: {ranges:?}");
+        }
+    }
+    assert_eq!(ask(DISCARD, &[(8, 8, 1)]), UNSUPP, "a discard has no unmap flag");
+    assert_eq!(ask(WRITE_ZEROES, &[(8, 8, 1)]), OK);
+    rig.stop();
 }

@@ -78,6 +78,7 @@ impl Place {
 }
 
 /// The device's end of a packed virtqueue. See [`Virtqueue`](crate::virtqueue::Virtqueue) for the contract.
+#[derive(Clone)]
 pub(crate) struct PackedQueue {
     ring: *mut u8,
     driver_event: *const u8,
@@ -128,6 +129,36 @@ impl PackedQueue {
         RingState { avail: self.avail.state(), used: self.used.state() }
     }
 
+    pub(crate) fn size(&self) -> u16 {
+        self.size
+    }
+
+    /// The flags of a place of the ring.
+    pub(crate) fn flags_at(&self, place: u16) -> u16 {
+        u16::from_le(self.flags(place).load(Ordering::Relaxed))
+    }
+
+    /// Goes on at another state, of places of the ring, before anything was taken. What lies between `used` and `avail` are
+    /// chains in flight, which may hold used descriptors that the driver was never shown: it would find them behind the
+    /// first one that it is shown now, so they are made available again.
+    pub(crate) fn go_on_at(&mut self, state: RingState) {
+        (self.avail, self.used) = (Place::from_state(state.avail), Place::from_state(state.used));
+        self.published = self.used;
+        let mut place = self.used;
+        while place != self.avail {
+            let available = if place.wrap { AVAIL } else { USED };
+            self.flags(place.index).store(available.to_le(), Ordering::Relaxed);
+            place = place.advanced(1, self.size);
+        }
+    }
+
+    /// The descriptors of the next chain, which takes so many places: read anew, for a log.
+    #[inline]
+    pub(crate) fn descriptors(&self, places: u16) -> impl Iterator<Item = PackedDescriptor> {
+        let (first, size) = (self.avail, self.size);
+        (0..places.min(size)).filter_map(move |nth| self.table().read(first.advanced(nth, size).index.into()))
+    }
+
     #[inline]
     fn table(&self) -> Table {
         // SAFETY: `new` found `size` descriptors mapped at `ring`; whoever owns the queue keeps them mapped.
@@ -141,13 +172,7 @@ impl PackedQueue {
         while u32::from(places) <= u32::from(self.size).min(MAX_WALK) {
             let desc: PackedDescriptor =
                 self.table().read(index.into()).ok_or(ChainFault::BadIndex(index))?;
-            let more = desc.flags & Descriptor::NEXT != 0;
-            match desc.flags & Descriptor::INDIRECT != 0 {
-                true if more => return Err(ChainFault::BadIndirect),
-                true => add_table(indirect_table(memory, desc.iova, desc.len_bytes)?, memory, chain)?,
-                false => chain.add(memory, desc.buffer()),
-            }
-            if !more {
+            if !add(desc, memory, chain)? {
                 chain.set_head(Head { id: desc.id, places });
                 return Ok(());
             }
@@ -261,12 +286,12 @@ impl Ring for PackedQueue {
     }
 
     #[inline]
-    fn advance(&mut self, head: Head) {
+    fn advance(&mut self, head: Head, _: &mut u16) {
         self.avail = self.avail.advanced(head.places, self.size);
     }
 
     #[inline]
-    fn push_used(&mut self, head: Head, written_bytes: u32) {
+    fn push_used(&mut self, head: Head, _: u16, written_bytes: u32) {
         let mut flags = if self.used.wrap { AVAIL | USED } else { 0 };
         if written_bytes > 0 {
             flags |= Descriptor::WRITE;
@@ -280,6 +305,39 @@ impl Ring for PackedQueue {
         }
         self.used = self.used.advanced(head.places, self.size);
     }
+}
+
+/// Translates a chain that was taken from the ring before, as [`Ring::walk`] does with the next one. It takes as many places
+/// as it has descriptors, whatever their flags say.
+pub(crate) fn walk_saved(
+    descriptors: &[PackedDescriptor],
+    memory: &mut CoreMemory,
+    chain: &mut Chain,
+) -> Option<Header> {
+    let id = descriptors.last().map_or(0, |last| last.id);
+    chain.set_head(Head { id, places: descriptors.len() as u16 });
+    chain.fill(|chain| {
+        if descriptors.len() > MAX_WALK as usize {
+            return Err(ChainFault::TooMany);
+        }
+        for (nth, desc) in descriptors.iter().enumerate() {
+            if add(*desc, memory, chain)? != (nth + 1 < descriptors.len()) {
+                return Err(ChainFault::Loop);
+            }
+        }
+        Ok(())
+    })
+}
+
+/// Adds what a descriptor of the ring points to; whether the chain goes on behind it.
+fn add(desc: PackedDescriptor, memory: &mut CoreMemory, chain: &mut Chain) -> Result<bool, ChainFault> {
+    let more = desc.flags & Descriptor::NEXT != 0;
+    match desc.flags & Descriptor::INDIRECT != 0 {
+        true if more => return Err(ChainFault::BadIndirect),
+        true => add_table(indirect_table(memory, desc.iova, desc.len_bytes)?, memory, chain)?,
+        false => chain.add(memory, desc.buffer()),
+    }
+    Ok(more)
 }
 
 /// Adds the buffers of an indirect table: all of it, in order; of their flags only WRITE means anything (2.8.7).

@@ -30,6 +30,7 @@ const USED_F_NO_NOTIFY: u16 = 1;
 const AVAIL_EVENT_STRIDE: u16 = 0x4000;
 
 /// The device's end of a split virtqueue. See [`Virtqueue`](crate::virtqueue::Virtqueue) for the contract.
+#[derive(Clone)]
 pub(crate) struct SplitQueue {
     desc: *const u8,
     avail: *const u8,
@@ -83,6 +84,22 @@ impl SplitQueue {
 
     pub(crate) fn state(&self) -> RingState {
         RingState { avail: self.next_avail, used: self.next_used }
+    }
+
+    pub(crate) fn size(&self) -> u16 {
+        self.size
+    }
+
+    /// Goes on at another avail index, before anything was taken.
+    pub(crate) fn go_on_at(&mut self, next_avail: u16) {
+        (self.next_avail, self.seen_avail) = (next_avail, next_avail);
+        self.suppress_kicks();
+    }
+
+    /// Translates the chain that begins at descriptor `id`, as [`Ring::walk`] does with the next one.
+    pub(crate) fn walk_from(&self, id: u16, memory: &mut CoreMemory, chain: &mut Chain) -> Option<Header> {
+        chain.set_head(Head { id, places: 1 });
+        chain.fill(|chain| walk(self.table(), id, memory, chain))
     }
 
     /// avail.idx, and what it holds while there is no chain.
@@ -201,18 +218,16 @@ impl Ring for SplitQueue {
     }
 
     fn walk(&self, memory: &mut CoreMemory, chain: &mut Chain) -> Option<Header> {
-        let id = self.next_id();
-        chain.set_head(Head { id, places: 1 });
-        chain.fill(|chain| walk(self.table(), id, memory, chain))
+        self.walk_from(self.next_id(), memory, chain)
     }
 
     #[inline]
-    fn advance(&mut self, head: Head) {
+    fn advance(&mut self, head: Head, _: &mut u16) {
         self.next_avail = self.next_avail.wrapping_add(head.places);
     }
 
     #[inline]
-    fn push_used(&mut self, head: Head, written_bytes: u32) {
+    fn push_used(&mut self, head: Head, _: u16, written_bytes: u32) {
         let slot = usize::from(self.next_used & self.mask);
         let entry = (u64::from(head.id) | u64::from(written_bytes) << 32).to_le();
         // SAFETY: `new` found 6 + 8 * size bytes mapped at `used`, and slot < size. Nobody reads the entry before the

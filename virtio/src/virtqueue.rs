@@ -11,10 +11,12 @@
 use spinblk_reactor::Watch;
 
 use crate::chain::{Buffer, Chain, Header};
+use crate::in_flight::{PackedLog, SplitLog};
+use crate::logged::Logged;
 use crate::memory::CoreMemory;
 use crate::packed::PackedQueue;
 use crate::split::SplitQueue;
-use crate::{QueueError, RingConfig, RingKind, RingState};
+use crate::{InFlightError, InFlightLog, QueueError, RingConfig, RingKind, RingState};
 
 /// A chain as the ring names it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -45,12 +47,12 @@ pub(crate) trait Ring {
     /// is faulty or has no header or status: [`Chain::fault`] and [`Chain::is_broken`] say more.
     fn walk(&self, memory: &mut CoreMemory, chain: &mut Chain) -> Option<Header>;
 
-    /// Takes the chain that was shown.
-    fn advance(&mut self, head: Head);
+    /// Takes the chain that was shown, before its request is started. A ring with a log leaves in `mark` what that calls it.
+    fn advance(&mut self, head: Head, mark: &mut u16);
 
     /// Returns a chain; the driver sees it after [`Virtqueue::publish`]. A driver that offers a chain again before it was
     /// returned can lose entries, its own only.
-    fn push_used(&mut self, head: Head, written_bytes: u32);
+    fn push_used(&mut self, head: Head, mark: u16, written_bytes: u32);
 
     /// Where the next chain stands, for messages.
     fn position(&self) -> u16;
@@ -63,6 +65,10 @@ pub(crate) enum Virtqueue {
     Split(SplitQueue),
     /// Section 2.8.
     Packed(PackedQueue),
+    /// Section 2.7, with a log.
+    LoggedSplit(Box<Logged<SplitLog>>),
+    /// Section 2.8, with a log.
+    LoggedPacked(Box<Logged<PackedLog>>),
 }
 
 impl Virtqueue {
@@ -77,11 +83,39 @@ impl Virtqueue {
         }
     }
 
+    /// Notes everything in `log` from now on, and shows first what that says was in flight. Before the first look at the ring.
+    ///
+    /// # Errors
+    /// [`InFlightError`] when the log does not go with the ring: the queue cannot be used then.
+    pub(crate) fn attach(&mut self, log: InFlightLog) -> Result<(), InFlightError> {
+        *self = match (&*self, log) {
+            (Self::Split(ring), InFlightLog::Split(log)) => {
+                Self::LoggedSplit(Box::new(Logged::new(ring.clone(), log)?))
+            }
+            (Self::Packed(ring), InFlightLog::Packed(log)) => {
+                Self::LoggedPacked(Box::new(Logged::new(ring.clone(), log)?))
+            }
+            _ => return Err(InFlightError::WrongKind),
+        };
+        Ok(())
+    }
+
+    /// Chains that the log told of and that are still to be started.
+    pub(crate) fn pending(&self) -> usize {
+        match self {
+            Self::Split(_) | Self::Packed(_) => 0,
+            Self::LoggedSplit(logged) => logged.pending(),
+            Self::LoggedPacked(logged) => logged.pending(),
+        }
+    }
+
     /// Where the device stands.
     pub(crate) fn state(&self) -> RingState {
         match self {
             Self::Split(ring) => ring.state(),
             Self::Packed(ring) => ring.state(),
+            Self::LoggedSplit(logged) => logged.ring().state(),
+            Self::LoggedPacked(logged) => logged.ring().state(),
         }
     }
 
@@ -90,18 +124,21 @@ impl Virtqueue {
     /// # Safety
     /// The ring must stay mapped for as long as the watch is used.
     pub(crate) unsafe fn watch(&self) -> Watch {
-        // SAFETY: both rings found these words mapped and aligned; our caller keeps them so.
-        unsafe {
-            match self {
-                Self::Split(ring) => {
-                    let (word, value) = ring.watched();
-                    Watch::while_equal(word, value)
-                }
-                Self::Packed(ring) => {
-                    let (word, mask, value) = ring.watched();
-                    Watch::until_equal(word, mask, value)
-                }
-            }
+        let split = |ring: &SplitQueue| {
+            let (word, value) = ring.watched();
+            // SAFETY: the ring found this word mapped and aligned; our caller keeps it so.
+            unsafe { Watch::while_equal(word, value) }
+        };
+        let packed = |ring: &PackedQueue| {
+            let (word, mask, value) = ring.watched();
+            // SAFETY: as above.
+            unsafe { Watch::until_equal(word, mask, value) }
+        };
+        match self {
+            Self::Split(ring) => split(ring),
+            Self::Packed(ring) => packed(ring),
+            Self::LoggedSplit(logged) => split(logged.ring()),
+            Self::LoggedPacked(logged) => packed(logged.ring()),
         }
     }
 
@@ -111,6 +148,8 @@ impl Virtqueue {
         match self {
             Self::Split(ring) => ring.has_unpublished(),
             Self::Packed(ring) => ring.has_unpublished(),
+            Self::LoggedSplit(logged) => logged.ring().has_unpublished(),
+            Self::LoggedPacked(logged) => logged.ring().has_unpublished(),
         }
     }
 
@@ -120,6 +159,8 @@ impl Virtqueue {
         match self {
             Self::Split(ring) => ring.publish(),
             Self::Packed(ring) => ring.publish(),
+            Self::LoggedSplit(logged) => logged.publish(),
+            Self::LoggedPacked(logged) => logged.publish(),
         }
     }
 }

@@ -22,34 +22,100 @@ use spinblk_vhost_user::{ServerConfig, testing};
 const GUEST: u64 = 0x10_0000;
 const USER: u64 = 0x7000_0000;
 const MEMORY_BYTES: u64 = 64 << 10;
+/// Where logs lie in it.
+const LOG_AT: u64 = 0x8000;
 const MAX_STEPS: usize = 64;
 const NEED_REPLY: u32 = 8;
 
 const SET_FEATURES: u32 = 2;
 const SET_VRING_NUM: u32 = 8;
 const SET_VRING_ADDR: u32 = 9;
+const SET_VRING_BASE: u32 = 10;
 const SET_VRING_CALL: u32 = 13;
 const SET_VRING_KICK: u32 = 12;
 const SET_PROTOCOL_FEATURES: u32 = 16;
 const SET_VRING_ENABLE: u32 = 18;
+const SET_BACKEND_REQ_FD: u32 = 21;
+const GET_INFLIGHT_FD: u32 = 31;
+const SET_INFLIGHT_FD: u32 = 32;
 const ADD_MEM_REG: u32 = 37;
+const SET_STATUS: u32 = 39;
+const GET_STATUS: u32 = 40;
+
+/// Virtio features: PROTOCOL_FEATURES, VERSION_1, EVENT_IDX, RING_PACKED.
+const FEATURES: [u64; 4] = [1 << 30 | 1 << 32 | 1 << 29, 1 << 32, 1 << 30 | 1 << 32 | 1 << 34, 1 << 30];
+/// Protocol features: all that are offered, those of old, or none.
+const PROTOCOL: [u64; 3] = [0x1_b229, 0xa209, 0];
 
 #[derive(Arbitrary, Debug)]
 enum Step {
     /// Any message.
-    Message { code: u8, flags: u8, body: Body, fds: Vec<Fd> },
+    Message {
+        code: u8,
+        flags: u8,
+        body: Body,
+        fds: Vec<Fd>,
+    },
     /// A message cut or stretched against what its header says.
-    Lying { code: u8, says: u32, body: Body },
+    Lying {
+        code: u8,
+        says: u32,
+        body: Body,
+    },
     /// Bytes.
     Raw(Vec<u8>),
     /// What every client begins with.
-    Hello { features: u8, protocol: u8 },
+    Hello {
+        features: u8,
+        protocol: u8,
+    },
     /// A ring set up as it should be.
-    Ring { queue: u8, size_exp: u8 },
+    Ring {
+        queue: u8,
+        size: u8,
+    },
+    /// Where a ring goes on, as a packed one counts.
+    Base {
+        queue: u8,
+        avail: u8,
+        used: u8,
+        wraps: u8,
+    },
+    /// The device status, set or asked for.
+    Status {
+        status: Option<u8>,
+        need_reply: bool,
+    },
+    /// The backend channel.
+    Channel(Fd),
+    /// Memory for in-flight logs is asked for, or handed over with what `Poke` wrote to it.
+    AskForLog {
+        queues: u8,
+        queue_size: u16,
+    },
+    Log {
+        len: Length,
+        offset: u16,
+        queues: u8,
+        queue_size: u8,
+        fd: Fd,
+    },
+    /// A log that somebody left behind: a header, and entries of either format.
+    LeftLog {
+        version: u8,
+        entries: u8,
+        heads: [u16; 4],
+        state: [u8; 32],
+    },
     /// The memory changes under the server.
-    Poke { at: u16, bytes: [u8; 8] },
+    Poke {
+        at: u16,
+        bytes: [u8; 8],
+    },
     /// The memory goes away.
-    Cut { len: u32 },
+    Cut {
+        len: u32,
+    },
 }
 
 #[derive(Arbitrary, Debug)]
@@ -60,6 +126,7 @@ enum Body {
     Region { guest: Address, len: Length, user: Address, offset: u16 },
     Table { regions: Vec<(Address, Length, Address, u16)> },
     Config { offset: u16, size: u16, sent: u16 },
+    Log { len: u64, offset: u64, queues: u16, queue_size: u16 },
     Bytes(Vec<u8>),
 }
 
@@ -129,6 +196,10 @@ impl Body {
             Self::Config { offset, size, sent } => {
                 [short(&[(*offset).into(), (*size).into(), 0]), vec![0; usize::from(*sent % 5000)]].concat()
             }
+            Self::Log { len, offset, queues, queue_size } => {
+                let sizes = u32::from(*queues) | u32::from(*queue_size) << 16;
+                [long(&[*len, *offset]), short(&[sizes, 0])].concat()
+            }
             Self::Bytes(bytes) => bytes.clone(),
         }
     }
@@ -188,13 +259,17 @@ impl Client {
         self.message(code, 1, body.len(), &body, fds);
     }
 
-    fn ring(&self, queue: u8, size_exp: u8) {
+    fn ring(&self, queue: u8, size: u8) {
         let (guest, user) = (Address::Near(0), Address::Near(0));
         let (memory, event) = (self.fd(Fd::Memory), self.fd(Fd::Event));
         let state = |num| Body::State { index: queue, num };
         let vring = Body::Word(u64::from(queue) % 4);
         self.say(ADD_MEM_REG, &Body::Region { guest, len: Length::All, user, offset: 0 }, &[memory]);
-        self.say(SET_VRING_NUM, &state(1 << (size_exp % 8)), &[]);
+        self.say(
+            SET_VRING_NUM,
+            &state(if size & 1 == 0 { 1 << (size / 2 % 8) } else { u32::from(size) / 2 }),
+            &[],
+        );
         let [desc, avail, used] = [0, 0x1000, 0x2000].map(Address::Near);
         self.say(SET_VRING_ADDR, &Body::Addresses { index: queue, desc, used, avail }, &[]);
         self.say(SET_VRING_CALL, &vring, &[event]);
@@ -215,12 +290,45 @@ impl Client {
             }
             Step::Raw(bytes) => self.send(bytes, &[]),
             Step::Hello { features, protocol } => {
-                let features = if features & 1 == 0 { 1 << 30 | 1 << 32 | 1 << 29 } else { 1 << 32 };
-                self.say(SET_FEATURES, &Body::Word(features), &[]);
-                let protocol = if protocol & 1 == 0 { 0xa209 } else { 0 };
-                self.say(SET_PROTOCOL_FEATURES, &Body::Word(protocol), &[]);
+                let of = |all: &[u64], nth: u8| Body::Word(all[usize::from(nth) % all.len()]);
+                self.say(SET_FEATURES, &of(&FEATURES, *features), &[]);
+                self.say(SET_PROTOCOL_FEATURES, &of(&PROTOCOL, *protocol), &[]);
             }
-            Step::Ring { queue, size_exp } => self.ring(*queue, *size_exp),
+            Step::Ring { queue, size } => self.ring(*queue, *size),
+            Step::Base { queue, avail, used, wraps } => {
+                let place = |index: u8, wrap: u8| u32::from(index) | u32::from(wrap & 1) << 15;
+                let num = place(*avail, *wraps) | place(*used, *wraps >> 1) << 16;
+                self.say(SET_VRING_BASE, &Body::State { index: *queue, num }, &[]);
+            }
+            Step::Status { status, need_reply } => {
+                let flags = 1 | if *need_reply { NEED_REPLY } else { 0 };
+                match status {
+                    Some(status) => {
+                        self.message(SET_STATUS, flags, 8, &u64::from(*status).to_le_bytes(), &[]);
+                    }
+                    None => self.message(GET_STATUS, flags, 0, &[], &[]),
+                }
+            }
+            Step::Channel(fd) => self.message(SET_BACKEND_REQ_FD, 1, 0, &[], &[self.fd(*fd)]),
+            Step::AskForLog { queues, queue_size } => {
+                let queues = u16::from(*queues) % 5;
+                let body = Body::Log { len: 0, offset: 0, queues, queue_size: *queue_size };
+                self.say(GET_INFLIGHT_FD, &body, &[]);
+            }
+            Step::Log { len, offset, queues, queue_size, fd } => {
+                let (queues, queue_size) = (u16::from(*queues) % 5, (*queue_size).into());
+                // Mostly where `LeftLog` writes.
+                let offset = if offset & 3 == 0 { u64::from(*offset) } else { LOG_AT };
+                let body = Body::Log { len: len.bytes(), offset, queues, queue_size };
+                self.say(SET_INFLIGHT_FD, &body, &[self.fd(*fd)]);
+            }
+            Step::LeftLog { version, entries, heads, state } => {
+                let halves = [u16::from(version & 1), (*entries).into(), heads[0], heads[1]];
+                let places = [heads[2] % 16, heads[3] % 16];
+                let short = |words: &[u16]| words.iter().flat_map(|w| w.to_le_bytes()).collect::<Vec<_>>();
+                let log = [vec![0; 8], short(&halves), short(&places), state.to_vec()].concat();
+                let _ = self.memory.write_all_at(&log, LOG_AT);
+            }
             Step::Poke { at, bytes } => {
                 let _ = self.memory.write_all_at(bytes, u64::from(*at));
             }

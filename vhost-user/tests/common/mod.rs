@@ -3,8 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::fs::File;
-use std::io::{IoSlice, Read, Write};
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::io::{IoSlice, IoSliceMut, Read, Write};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -13,10 +13,10 @@ use std::time::{Duration, Instant};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
 use spinblk_bdev::{Bdev, Malloc};
 use spinblk_reactor::{Config, Handle, Hugepages, off_reactor_cores};
-use spinblk_vhost_user::{DiskReport, Server, ServerConfig};
+use spinblk_vhost_user::{DiskReport, RingOptions, Server, ServerConfig};
 
 pub(crate) const DISK_BYTES: u64 = 16 << 20;
 
@@ -43,7 +43,16 @@ impl Rig {
         Self::over(queues, Arc::new(disk), reactors)
     }
 
+    pub(crate) fn offering(rings: RingOptions) -> Self {
+        let disk = Malloc::new("d0", DISK_BYTES, 512, Hugepages::Off).unwrap();
+        Self::all(rings, 2, Arc::new(disk), &[reactor(0)])
+    }
+
     pub(crate) fn over(queues: u16, bdev: Arc<dyn Bdev>, reactors: &[Arc<Handle>]) -> Self {
+        Self::all(RingOptions::default(), queues, bdev, reactors)
+    }
+
+    fn all(rings: RingOptions, queues: u16, bdev: Arc<dyn Bdev>, reactors: &[Arc<Handle>]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let socket = folder.path().join("d0.sock");
         // A thread that shares its core with a reactor waits for the scheduler most of the time.
@@ -57,12 +66,16 @@ impl Rig {
             serial: "SERIAL".into(),
             polled_cores,
         };
-        let server = Some(Server::start(config, bdev, reactors).unwrap());
+        let server = Some(Server::start_offering(rings, config, bdev, reactors).unwrap());
         Self { server, socket, reactors: reactors.to_vec(), _folder: folder }
     }
 
     pub(crate) fn client(&self) -> Client {
         Client(UnixStream::connect(&self.socket).unwrap())
+    }
+
+    pub(crate) fn announce_config_change(&self) {
+        self.server.as_ref().unwrap().announce_config_change();
     }
 
     pub(crate) fn stop(mut self) -> DiskReport {
@@ -91,7 +104,15 @@ pub(crate) fn footprint() -> (usize, usize) {
     let fds = std::fs::read_dir("/proc/self/fd").unwrap().count();
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
     // Anonymous memory comes and goes with the allocator's arenas; what clients share has a name.
-    (fds, maps.lines().filter(|line| line.contains("memfd:guest") || line.contains("virtio-ring")).count())
+    let named = ["memfd:guest", "virtio-ring", "spinblk-in-flight"];
+    (fds, maps.lines().filter(|line| named.iter().any(|name| line.contains(name))).count())
+}
+
+/// Memory that this process has in use.
+pub(crate) fn resident_bytes() -> u64 {
+    let pages = std::fs::read_to_string("/proc/self/statm").unwrap();
+    let pages: u64 = pages.split(' ').nth(1).unwrap().parse().unwrap();
+    pages * 4096
 }
 
 pub(crate) fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
@@ -122,6 +143,12 @@ pub(crate) mod code {
     pub(crate) const SET_VRING_ENABLE: u32 = 18;
     pub(crate) const GET_CONFIG: u32 = 24;
     pub(crate) const SET_CONFIG: u32 = 25;
+    pub(crate) const SET_BACKEND_REQ_FD: u32 = 21;
+    pub(crate) const GET_INFLIGHT_FD: u32 = 31;
+    pub(crate) const SET_INFLIGHT_FD: u32 = 32;
+    pub(crate) const RESET_DEVICE: u32 = 34;
+    pub(crate) const SET_STATUS: u32 = 39;
+    pub(crate) const GET_STATUS: u32 = 40;
     pub(crate) const GET_MAX_MEM_SLOTS: u32 = 36;
     pub(crate) const ADD_MEM_REG: u32 = 37;
     pub(crate) const REM_MEM_REG: u32 = 38;
@@ -160,6 +187,31 @@ impl Client {
         let mut body = vec![0; len as usize];
         (&self.0).read_exact(&mut body).ok()?;
         Some(body)
+    }
+
+    /// As `ask`, for an answer that brings a descriptor.
+    pub(crate) fn ask_file(&self, code: u32, body: &[u8]) -> (Vec<u8>, File) {
+        self.send(code, 8, body, &[]);
+        self.0.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        let (mut bytes, mut control) = ([0; 64], nix::cmsg_space!(RawFd));
+        let mut pieces = [IoSliceMut::new(&mut bytes)];
+        let got =
+            recvmsg::<()>(self.0.as_raw_fd(), &mut pieces, Some(&mut control), MsgFlags::MSG_CMSG_CLOEXEC)
+                .unwrap();
+        let Some(ControlMessageOwned::ScmRights(fds)) = got.cmsgs().unwrap().next() else {
+            panic!("no descriptor")
+        };
+        let count = got.bytes;
+        // SAFETY: just received, and nobody else's.
+        (bytes[12..count].to_vec(), File::from(unsafe { OwnedFd::from_raw_fd(fds[0]) }))
+    }
+
+    pub(crate) fn status(&self) -> u64 {
+        self.ask_u64(code::GET_STATUS, &[], &[]).unwrap()
+    }
+
+    pub(crate) fn set_status(&self, status: u64) -> u64 {
+        self.ask_u64(code::SET_STATUS, &status.to_le_bytes(), &[]).unwrap()
     }
 
     pub(crate) fn ask_u64(&self, code: u32, body: &[u8], fds: &[RawFd]) -> Option<u64> {
@@ -207,6 +259,15 @@ pub(crate) fn words64(words: &[u64]) -> Vec<u8> {
     words.iter().flat_map(|word| word.to_le_bytes()).collect()
 }
 
+/// The body of GET_INFLIGHT_FD and SET_INFLIGHT_FD, padded as clients do.
+pub(crate) fn in_flight(size: u64, offset: u64, queues: u16, queue_size: u16) -> Vec<u8> {
+    let mut body = words64(&[size, offset]);
+    body.extend(queues.to_le_bytes());
+    body.extend(queue_size.to_le_bytes());
+    body.extend([0; 4]);
+    body
+}
+
 /// The body of ADD_MEM_REG and REM_MEM_REG.
 pub(crate) fn region(guest: u64, len: u64, user: u64, offset: u64) -> Vec<u8> {
     words64(&[0, guest, len, user, offset])
@@ -226,7 +287,7 @@ pub(crate) struct Guest {
 pub(crate) const GUEST: u64 = 0x10_0000;
 pub(crate) const USER: u64 = 0x7000_0000_0000;
 pub(crate) const MEMORY_BYTES: u64 = 1 << 20;
-const SIZE: u16 = 8;
+pub(crate) const SIZE: u16 = 8;
 
 impl Guest {
     pub(crate) fn new() -> Self {
@@ -288,6 +349,26 @@ impl Guest {
         self.write(0x1002, &self.avail.to_le_bytes());
     }
 
+    /// Takes the last request back, which nobody has seen.
+    pub(crate) fn take_back(&mut self) {
+        self.avail = self.avail.wrapping_sub(1);
+        self.write(0x1002, &self.avail.to_le_bytes());
+    }
+
+    /// Makes the request one of `kind` at `sector`, with `payload` to be read by the device.
+    pub(crate) fn ask(&self, kind: u32, sector: u64, payload: &[u8]) {
+        self.write(0x3000, &kind.to_le_bytes());
+        self.write(0x3008, &sector.to_le_bytes());
+        self.write(0x4000, payload);
+        self.write(16 + 8, &(payload.len() as u32).to_le_bytes());
+        self.write(16 + 12, &1u16.to_le_bytes());
+    }
+
+    /// The status byte of the last request.
+    pub(crate) fn answer(&self) -> u8 {
+        self.word(0x5000) as u8
+    }
+
     pub(crate) fn is_done(&self) -> bool {
         self.word(0x2002) == self.avail
     }
@@ -300,14 +381,18 @@ impl Guest {
     pub(crate) fn work(&mut self, count: usize) -> bool {
         (0..count).all(|_| {
             self.submit();
-            let deadline = Instant::now() + Duration::from_secs(5);
-            while !self.is_done() {
-                if Instant::now() > deadline {
-                    return false;
-                }
-                std::hint::spin_loop();
-            }
-            self.word(0x5000) & 0xff == 0
+            self.wait() && self.answer() == 0
         })
+    }
+    /// Waits until everything submitted is done; false when it is not in time.
+    pub(crate) fn wait(&self) -> bool {
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while !self.is_done() {
+            if Instant::now() > deadline {
+                return false;
+            }
+            std::hint::spin_loop();
+        }
+        true
     }
 }

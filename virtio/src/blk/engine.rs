@@ -98,15 +98,17 @@ impl Engine {
                 usual.and_then(|(head, buffers)| Some((head, Usual::read(&mut self.memory, buffers)?)));
             let done = if let Some((head, usual)) = usual {
                 slot.head = head;
+                // A log has to know of a request before it begins.
+                ring.advance(head, &mut slot.mark);
                 slot.start_usual(usual, index, &mut *self.channel, &mut core.ring)
             } else {
                 let header = ring.walk(&mut self.memory, &mut slot.chain);
                 if let Some(stop) = self.parking.judge(&slot.chain, ring.position()) {
                     return Taken { requests, stop: Some(stop) };
                 }
+                ring.advance(slot.chain.head(), &mut slot.mark);
                 slot.start(header, index, &mut *self.channel, &self.serial, &mut core.ring)
             };
-            ring.advance(slot.head);
             slot.seen = now;
             match done {
                 Some(result) => slot.finish(result, ring, &mut self.account),
@@ -119,6 +121,18 @@ impl Engine {
             bytes += slot.bytes;
         }
         Taken { requests, stop: None }
+    }
+
+    /// As `take`, out of the way of queues without a log.
+    #[inline(never)]
+    pub(super) fn take_logged<R: Ring>(&mut self, ring: &mut R, core: &mut Core) -> Taken {
+        self.take(ring, core)
+    }
+
+    /// As `reap`, likewise.
+    #[inline(never)]
+    pub(super) fn reap_logged<R: Ring>(&mut self, ring: &mut R, core: &mut Core) {
+        self.reap(ring, core);
     }
 
     /// Finishes what has ended since the last poll.
@@ -171,6 +185,11 @@ impl Parking {
     /// The address that it waits for.
     pub(super) fn missing(&self) -> Option<u64> {
         self.missing
+    }
+
+    /// Asks for nothing while the next chain waits: what is not mapped now counts as unmapped.
+    pub(super) fn ask_nothing(&mut self) {
+        self.parks = MAX_PARKS;
     }
 
     /// The question is asked again when the queue goes on; its answer may come too late or not at all.

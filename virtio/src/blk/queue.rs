@@ -20,7 +20,7 @@ use super::coalesce::Coalescer;
 use super::engine::{Engine, Stop, Taken};
 use crate::memory::CoreMemory;
 use crate::virtqueue::Virtqueue;
-use crate::{MemoryMap, QueueError, RingConfig, RingState};
+use crate::{InFlightError, InFlightLog, MemoryMap, QueueError, RingConfig, RingState};
 
 /// What a queue needs of its transport. Called on the reactor; must not block.
 pub trait QueueHost: Send {
@@ -97,7 +97,18 @@ impl BlkQueue {
         })
     }
 
-    /// Takes nothing new from now on; what is in flight goes on.
+    /// Keeps `log` from now on, and does first what that says was in flight when another process died: where the ring goes
+    /// on is the log's to say then, and not the configuration's. Call it before the first poll; returns how many requests
+    /// will be done again.
+    ///
+    /// # Errors
+    /// [`InFlightError`] when the log does not go with the ring; the queue is to be closed then.
+    pub fn attach_log(&mut self, log: InFlightLog) -> Result<usize, InFlightError> {
+        self.ring.attach(log)?;
+        Ok(self.ring.pending())
+    }
+
+    /// Takes nothing new from now on; what is in flight goes on, and so does what a log says was in flight.
     pub fn pause(&mut self) {
         match self.state {
             State::Broken | State::Abandoned => return,
@@ -125,7 +136,19 @@ impl BlkQueue {
     /// Whether nothing is in flight.
     #[must_use]
     pub fn is_quiet(&self) -> bool {
-        self.engine.is_quiet()
+        let goes_on = !matches!(self.state, State::Broken | State::Abandoned);
+        self.engine.is_quiet() && !(goes_on && self.ring.pending() > 0)
+    }
+
+    /// Whether a paused queue has chains of the past to start. Nobody may answer a question of a queue that takes nothing, so
+    /// none is asked.
+    #[cold]
+    fn recovers(&mut self) -> bool {
+        let recovers = self.state == State::Paused && self.ring.pending() > 0;
+        if recovers {
+            self.engine.parking.ask_nothing();
+        }
+        recovers
     }
 
     /// How far it has come in the ring: the queue's state as VDUSE and vhost mean it, when it is quiet.
@@ -172,6 +195,8 @@ impl BlkQueue {
         let Taken { requests, stop } = match &mut self.ring {
             Virtqueue::Split(ring) => self.engine.take(ring, core),
             Virtqueue::Packed(ring) => self.engine.take(ring, core),
+            Virtqueue::LoggedSplit(ring) => self.engine.take_logged(&mut **ring, core),
+            Virtqueue::LoggedPacked(ring) => self.engine.take_logged(&mut **ring, core),
         };
         if requests > 0 {
             self.stats.requests += u64::from(requests);
@@ -238,8 +263,10 @@ impl Poller for BlkQueue {
         match &mut self.ring {
             Virtqueue::Split(ring) => self.engine.reap(ring, core),
             Virtqueue::Packed(ring) => self.engine.reap(ring, core),
+            Virtqueue::LoggedSplit(ring) => self.engine.reap_logged(&mut **ring, core),
+            Virtqueue::LoggedPacked(ring) => self.engine.reap_logged(&mut **ring, core),
         }
-        let mut busy = self.state == State::Running && self.take(core);
+        let mut busy = (self.state == State::Running || self.recovers()) && self.take(core);
         if self.ring.has_unpublished() {
             self.publish(core);
             busy = true;
@@ -255,7 +282,7 @@ impl Poller for BlkQueue {
 
     fn watch(&self) -> Option<Watch> {
         let waits_for_the_driver = self.state == State::Running
-            && self.engine.is_quiet()
+            && self.is_quiet()
             && !self.ring.has_unpublished()
             && !self.coalescer.is_holding();
         // SAFETY: the queue's memory is replaced by a job (`set_memory`) or goes with the queue.

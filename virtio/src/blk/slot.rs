@@ -15,6 +15,8 @@ use crate::virtqueue::{self, Head};
 pub(super) struct Slot {
     pub(super) head: Head,
     kind: OpKind,
+    /// What a log calls it; means nothing without one.
+    pub(super) mark: u16,
     pub(super) seen: Ticks,
     pub(super) bytes: u64,
     /// Where the status goes; null if there is no place for it.
@@ -30,6 +32,7 @@ impl Default for Slot {
         Self {
             head: Head::default(),
             kind: OpKind::Other,
+            mark: 0,
             seen: 0,
             bytes: 0,
             status: std::ptr::null_mut(),
@@ -115,12 +118,12 @@ impl Slot {
             // SAFETY: a mapped byte that the walk found, or no request could succeed; the map still holds it (see
             // `start_usual`).
             unsafe { self.status.write_volatile(Status::Ok as u8) };
-            ring.push_used(self.head, self.written_bytes[0]);
+            ring.push_used(self.head, self.mark, self.written_bytes[0]);
             account.add(self.seen, self.kind, true, self.bytes);
             return;
         };
         self.fail(error);
-        ring.push_used(self.head, self.written_bytes[1]);
+        ring.push_used(self.head, self.mark, self.written_bytes[1]);
         account.add(self.seen, self.kind, false, self.bytes);
     }
 
