@@ -47,6 +47,8 @@ pub(super) struct AioChannel {
     bounce: Option<Bounce>,
     /// Changes places with the ring's inbox at each poll, so that neither grows.
     reaped: Vec<spinblk_reactor::Completion>,
+    /// Whether several pieces in one registered buffer go as one operation: the kernel has it, and did not refuse.
+    fixed_vectors: bool,
     fixed_buffer_ios: u64,
 }
 
@@ -74,6 +76,9 @@ impl AioChannel {
             slots: vec![None; depth],
             bounce,
             reaped: Vec::with_capacity(depth),
+            fixed_vectors: [opcode::ReadvFixed::CODE, opcode::WritevFixed::CODE]
+                .iter()
+                .all(|&code| ring.supports(code)),
             fixed_buffer_ios: 0,
         })
     }
@@ -102,7 +107,9 @@ impl AioChannel {
                 let offset = io.offset_bytes() + active.done_bytes;
                 transfer::piece(io.op(), ptr, len_bytes as u32, offset, file)
             }
-            (Op::Read | Op::Write, ..) => transfer::operation(io, active.done_bytes, file),
+            (Op::Read | Op::Write, ..) => {
+                transfer::operation(io, active.done_bytes, file, self.fixed_vectors)
+            }
             (Op::Flush, ..) => {
                 let data_only = types::FsyncFlags::DATASYNC;
                 on_file!(file, |f| opcode::Fsync::new(f).flags(data_only).build())
@@ -169,6 +176,18 @@ impl AioChannel {
                 self.issue(active, ring);
                 None
             }
+            // A file system may not take vectors in a registered buffer; all take plain ones.
+            libc::EINVAL | libc::EOPNOTSUPP
+                if transfers
+                    && self.fixed_vectors
+                    && active.bounce.is_none()
+                    && active.io.buf().is_some()
+                    && active.io.segments().len() > 1 =>
+            {
+                self.fixed_vectors = false;
+                self.issue(active, ring);
+                None
+            }
             // O_DIRECT asks for more than the kernel said at open; a bounce buffer meets anything.
             libc::EINVAL if transfers && self.bounce.is_some() && active.bounce.is_none() => {
                 self.issue_bounced(active, ring);
@@ -223,7 +242,7 @@ impl Channel for AioChannel {
                 self.issue_bounced(active, ring);
                 return None;
             }
-            self.fixed_buffer_ios += u64::from(transfer::uses_fixed_buffer(io));
+            self.fixed_buffer_ios += u64::from(transfer::uses_fixed_buffer(io, self.fixed_vectors));
         }
         self.issue(active, ring);
         None

@@ -54,15 +54,23 @@ pub(super) fn for_each_piece(
     }
 }
 
-/// Whether the transfer starts out as one piece in a registered buffer.
+/// Whether the transfer starts out in a registered buffer: as one piece, or as several where the kernel has operations
+/// for that.
 #[inline]
-pub(super) fn uses_fixed_buffer(io: &Io) -> bool {
-    io.buf().is_some() && io.segments().len() == 1
+pub(super) fn uses_fixed_buffer(io: &Io, fixed_vectors: bool) -> bool {
+    io.buf().is_some() && (io.segments().len() == 1 || fixed_vectors && none_empty(io.segments()))
 }
 
-/// The operation for what is left of `io` after `done_bytes`, which are fewer than its length.
+/// The kernel takes no empty pieces in a registered buffer.
 #[inline]
-pub(super) fn operation(io: &Io, done_bytes: u64, file: RingFile) -> squeue::Entry {
+fn none_empty(segments: &[Segment]) -> bool {
+    segments.iter().all(|segment| segment.len_bytes() > 0)
+}
+
+/// The operation for what is left of `io` after `done_bytes`, which are fewer than its length. `fixed_vectors`: whether
+/// READV_FIXED and WRITEV_FIXED (Linux 6.15) may be used.
+#[inline]
+pub(super) fn operation(io: &Io, done_bytes: u64, file: RingFile, fixed_vectors: bool) -> squeue::Entry {
     let offset = io.offset_bytes() + done_bytes;
     let segments = io.segments();
     let (first, within) = locate(segments, done_bytes);
@@ -70,9 +78,15 @@ pub(super) fn operation(io: &Io, done_bytes: u64, file: RingFile) -> squeue::Ent
     if within == 0 && tail.len() > 1 {
         let iovecs = Segment::as_iovecs(&tail[..tail.len().min(MAX_SEGMENTS)]);
         let (ptr, count) = (iovecs.as_ptr(), iovecs.len() as u32);
-        return match io.op() {
-            Op::Read => on_file!(file, |f| opcode::Readv::new(f, ptr, count).offset(offset).build()),
-            _ => on_file!(file, |f| opcode::Writev::new(f, ptr, count).offset(offset).build()),
+        return match (io.op(), io.buf().filter(|_| fixed_vectors && none_empty(tail))) {
+            (Op::Read, None) => on_file!(file, |f| opcode::Readv::new(f, ptr, count).offset(offset).build()),
+            (_, None) => on_file!(file, |f| opcode::Writev::new(f, ptr, count).offset(offset).build()),
+            (Op::Read, Some(buf)) => {
+                on_file!(file, |f| opcode::ReadvFixed::new(f, ptr, count, buf.0).offset(offset).build())
+            }
+            (_, Some(buf)) => {
+                on_file!(file, |f| opcode::WritevFixed::new(f, ptr, count, buf.0).offset(offset).build())
+            }
         };
     }
     let segment = tail.first().copied().unwrap_or(Segment::EMPTY);
@@ -128,6 +142,28 @@ mod tests {
         for_each_piece(&segments, 500, 200, |ptr, len| pieces.push((ptr.addr(), len)));
         pieces.retain(|piece| piece.1 > 0);
         assert_eq!(pieces, [(0x1_0000 + 500, 12), (0x1_2000, 100), (0x1_3000, 88)]);
+    }
+
+    #[test]
+    fn several_pieces_in_a_registered_buffer_go_fixed_where_the_kernel_can() {
+        let (many, one) = (segments(&[512, 512, 512]), segments(&[1536]));
+        let code = |op, segments: &[Segment], buf, done_bytes, fixed_vectors| {
+            // SAFETY: no memory is touched; the operation is never submitted.
+            let io = unsafe { Io::new(op, 0, 1536, segments, buf, 0) };
+            let entry = operation(&io, done_bytes, RingFile::Plain(0), fixed_vectors);
+            let text = format!("{entry:?}");
+            let code = text.split("op_code: ").nth(1).and_then(|rest| rest.split(',').next());
+            code.and_then(|code| code.trim().parse::<u8>().ok()).unwrap()
+        };
+        let buf = Some(spinblk_reactor::BufId(3));
+        assert_eq!(code(Op::Read, &many, buf, 0, true), opcode::ReadvFixed::CODE);
+        assert_eq!(code(Op::Write, &many, buf, 0, true), opcode::WritevFixed::CODE);
+        assert_eq!(code(Op::Read, &many, buf, 512, true), opcode::ReadvFixed::CODE);
+        // An older kernel, no common buffer, a rest inside a segment, one segment.
+        assert_eq!(code(Op::Read, &many, buf, 0, false), opcode::Readv::CODE);
+        assert_eq!(code(Op::Write, &many, None, 0, true), opcode::Writev::CODE);
+        assert_eq!(code(Op::Read, &many, buf, 700, true), opcode::ReadFixed::CODE);
+        assert_eq!(code(Op::Write, &one, buf, 0, true), opcode::WriteFixed::CODE);
     }
 
     #[test]

@@ -145,6 +145,11 @@ impl Bench {
         Ok(self.read_back(0, 0, len_bytes))
     }
 
+    /// Whether the kernel takes vectors in a registered buffer (Linux 6.15).
+    pub(crate) fn has_fixed_vectors(&self) -> bool {
+        self.ring.supports(spinblk_reactor::opcode::ReadvFixed::CODE)
+    }
+
     pub(crate) fn fixed_buffer_ios(&self) -> u64 {
         self.channel.fixed_buffer_ios()
     }
