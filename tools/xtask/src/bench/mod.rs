@@ -40,6 +40,8 @@ pub(crate) enum BenchTask {
     NullQueue(Passed),
     /// A split ring's memory traffic between two cores: the physical reference
     BareRing(Passed),
+    /// A split ring's lines against a packed ring's, one request at a time
+    PackedRing(Passed),
     /// What the parts cost: rings, mailbox, idle iteration
     Micro(Passed),
     /// What 63 idle queues cost a busy one
@@ -63,6 +65,7 @@ pub(crate) fn bench(task: &BenchTask) -> Result<()> {
         BenchTask::Instructions(options) => instructions::instructions(&workspace, options),
         BenchTask::NullQueue(passed) => program(&workspace, "null-queue", passed),
         BenchTask::BareRing(passed) => program(&workspace, "bare-ring", passed),
+        BenchTask::PackedRing(passed) => program(&workspace, "packed-ring", passed),
         BenchTask::Micro(passed) => program(&workspace, "micro", passed),
         BenchTask::IdleQueues(passed) => program(&workspace, "idle-queues", passed),
         BenchTask::TwoReactors(passed) => program(&workspace, "two-reactors", passed),
