@@ -408,6 +408,7 @@ pub fn plain_file(fd: RawFd) -> types::Fd {
 mod tests {
     use std::io::Write;
     use std::os::fd::AsRawFd;
+    use std::sync::Arc;
 
     use io_uring::opcode;
 
@@ -481,6 +482,44 @@ mod tests {
         assert_eq!(&memory[..8], b"spinblk!");
         ring.release_buffer(second);
         assert!(ring.buffers.iter().all(Option::is_none));
+    }
+
+    /// Counts warnings.
+    #[derive(Default)]
+    struct Warnings(std::sync::atomic::AtomicUsize);
+
+    impl tracing::Subscriber for Warnings {
+        fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+            *metadata.level() == tracing::Level::WARN
+        }
+        fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+            tracing::span::Id::from_u64(1)
+        }
+        fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+        fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+        fn event(&self, _: &tracing::Event<'_>) {
+            self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        }
+        fn enter(&self, _: &tracing::span::Id) {}
+        fn exit(&self, _: &tracing::span::Id) {}
+    }
+
+    #[test]
+    fn memory_that_the_kernel_refuses_is_said_once_and_done_without() {
+        let warnings = Arc::new(Warnings::default());
+        let _counted = tracing::subscriber::set_default(Arc::clone(&warnings));
+        let mut ring = Ring::new(8).unwrap();
+        // Nothing is mapped there, so it cannot be pinned: refused as memory is that RLIMIT_MEMLOCK does not allow.
+        let nowhere = std::ptr::without_provenance_mut(0x1000);
+        for _ in 0..3 {
+            // SAFETY: the range is not mapped, and registering it fails; nothing is ever read or written there.
+            assert_eq!(unsafe { ring.acquire_buffer(nowhere, 4096) }, None);
+        }
+        assert_eq!(warnings.0.load(std::sync::atomic::Ordering::Relaxed), 1);
+        let memory = crate::Memory::new(4096, crate::Hugepages::Off, "test").unwrap();
+        // SAFETY: the memory lives until after the release.
+        let buffer = unsafe { ring.acquire_buffer(memory.as_ptr(), 4096) }.unwrap();
+        ring.release_buffer(buffer);
     }
 
     #[test]
