@@ -1,20 +1,32 @@
-//! Seeing latency: the clock that stamps requests and the recorders that count them.
+//! Seeing latency: the clock that stamps requests, and where their times are kept.
 //!
 //! ```text
-//!   reactor (one writer)                          anyone, after the fact
-//!   Clock::now ──ticks──► Recorder::record ──────► OpStats ──merge──► report
+//!   reactor (one writer)                                  anyone, at any time
+//!   Clock::now ──Stamps──► QueueBoard::record ═ atomics ═► snapshot ──merge, since──► report
+//!                            histograms, slow requests
 //! ```
 //!
-//! Contract: recording neither allocates nor locks nor fails; every buffer is sized when the recorder is
-//! made. A recorder has one writer, the reactor that owns the queue; it is handed over (or cloned) to whoever
-//! wants to read it, and merged there.
+//! Contract: recording neither allocates nor locks nor fails; every buffer is sized when the board is made. A board has
+//! one writer, the reactor that owns the queue; readers neither stop nor slow it (`histogram`, `slow` say why).
+//! [`OpStats`] is the plain, unshared kind, for a load generator's lanes.
 //!
 //! This crate is the lowest floor of the house together with `spinblk-reactor`, which takes its clock from here.
 
+mod board;
 mod clock;
+mod histogram;
 mod queue_stats;
 mod recorder;
+mod seqlock;
+mod slow;
+mod snapshot;
+mod stage;
 
+pub use board::{BATCH_CLASSES, Group, QueueBoard};
 pub use clock::{Clock, Ticks};
+pub use histogram::{DIGITS, Latency, MAX_NS, SharedHistogram};
 pub use queue_stats::{OpKind, QueueStats};
 pub use recorder::{HIGHEST_NS, OpStats, Percentiles};
+pub use slow::{SlowIo, SlowLog};
+pub use snapshot::{OpSnapshot, QueueSnapshot};
+pub use stage::{SizeClass, Stage, Stamps};
