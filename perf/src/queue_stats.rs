@@ -52,8 +52,18 @@ pub struct QueueStats {
     pub interrupts_sent: u64,
     /// Batches of used entries that the driver wanted no interrupt for.
     pub interrupts_suppressed: u64,
-    /// Requests that went through registered (fixed) buffers.
+    /// I/Os of the backend that went through registered (fixed) buffers, ...
     pub fixed_buffer_ios: u64,
+    /// ... through bounce buffers, ...
+    pub bounced_ios: u64,
+    /// ... and through poll queues of the device.
+    pub polled_ios: u64,
+    /// Operations that the backend had to send again.
+    pub retries: u64,
+    /// I/Os that failed because the backend's target is full, ...
+    pub no_space: u64,
+    /// ... and those that it failed in other ways.
+    pub target_failures: u64,
     /// Times that the queue waited for the control thread to map memory.
     pub mapping_faults: u64,
 }
@@ -88,6 +98,11 @@ impl QueueStats {
         self.interrupts_sent += other.interrupts_sent;
         self.interrupts_suppressed += other.interrupts_suppressed;
         self.fixed_buffer_ios += other.fixed_buffer_ios;
+        self.bounced_ios += other.bounced_ios;
+        self.polled_ios += other.polled_ios;
+        self.retries += other.retries;
+        self.no_space += other.no_space;
+        self.target_failures += other.target_failures;
         self.mapping_faults += other.mapping_faults;
     }
 }
