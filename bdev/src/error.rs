@@ -99,6 +99,38 @@ pub enum Error {
         /// What stands in the way.
         reason: &'static str,
     },
+    /// Children that cannot stand under one device together.
+    #[error("bdev {name}: child {child}: {why}")]
+    Child {
+        /// The device.
+        name: String,
+        /// The child.
+        child: String,
+        /// What is wrong with it and what to do.
+        why: String,
+    },
+    /// An option with a value that it cannot have.
+    #[error("bdev {name}: {option} {value}: {why}")]
+    Option {
+        /// The device.
+        name: String,
+        /// The option, as configuration spells it.
+        option: &'static str,
+        /// What was asked for.
+        value: String,
+        /// What is allowed.
+        why: &'static str,
+    },
+    /// A key that cannot be used. Never says anything of its contents.
+    #[error("bdev {name}: key {}: {why}", source_name)]
+    Key {
+        /// The device.
+        name: String,
+        /// Where it was to come from.
+        source_name: String,
+        /// What is wrong with it and what to do.
+        why: String,
+    },
     /// The reactor floor refused (memory, ring).
     #[error("bdev {name}: {source}")]
     Reactor {
@@ -130,6 +162,9 @@ pub enum IoError {
     /// Offset or length is not a multiple of the block size, or the segments do not add up to the length.
     #[error("offset or length not a multiple of the block size")]
     Misaligned,
+    /// More segments than the channel takes in one I/O.
+    #[error("too many segments")]
+    TooManySegments,
     /// A write to a read-only device.
     #[error("device is read-only")]
     ReadOnly,

@@ -4,6 +4,9 @@ use spinblk_reactor::BufId;
 
 use crate::IoError;
 
+/// The most segments that every channel takes in one I/O.
+pub const MAX_SEGMENTS: usize = 144;
+
 /// What to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Op {
@@ -121,6 +124,13 @@ impl Io {
             buf,
             tag,
         }
+    }
+
+    /// The same I/O at another place, for a child that holds the same blocks elsewhere.
+    #[inline]
+    #[must_use]
+    pub fn at(self, offset_bytes: u64) -> Self {
+        Self { offset_bytes, ..self }
     }
 
     /// What to do.

@@ -55,6 +55,10 @@ impl Bdev for Malloc {
         &self.info
     }
 
+    fn kind(&self) -> &'static str {
+        "malloc"
+    }
+
     fn open(&self, _ring: &mut Ring, depth: usize) -> Result<Box<dyn Channel>, Error> {
         Ok(Box::new(MallocChannel {
             info: self.info.clone(),

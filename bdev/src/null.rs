@@ -46,6 +46,10 @@ impl Bdev for Null {
         &self.info
     }
 
+    fn kind(&self) -> &'static str {
+        "null"
+    }
+
     fn open(&self, _ring: &mut Ring, _depth: usize) -> Result<Box<dyn Channel>, Error> {
         Ok(Box::new(NullChannel { info: self.info.clone(), reads: self.reads }))
     }

@@ -5,10 +5,14 @@ mod common;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
+use std::sync::Arc;
+use std::time::Duration;
 
-use common::{Bench, Request, disk_dir, file_in};
-use spinblk_bdev::{Aio, AioOptions, Bdev, Malloc, Null, NullReads, Op};
-use spinblk_reactor::Hugepages;
+use common::{Bench, Disks, Request, disk_dir};
+use spinblk_bdev::{Bdev, Delay, Direct, Faulty, IoError, Moved, Op, Rule};
+
+const SIZE_BYTES: u64 = 16 << 20;
+const DEPTH: usize = 32;
 
 struct Counting;
 
@@ -34,24 +38,52 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
+/// Every module, those that strike striking half of the I/Os, and a stack of three.
+fn disks(make: &mut Disks) -> Vec<Arc<dyn Bdev>> {
+    let half = Rule { per_million: 500_000, ..Rule::default() };
+    let aio = |make: &mut Disks, direct| make.aio(&disk_dir(), SIZE_BYTES, direct, 512);
+    let malloc = |make: &mut Disks| make.malloc(SIZE_BYTES, 512);
+    let children = vec![malloc(make), malloc(make)];
+    let (below_crypto, below_delay, below_error) = (malloc(make), malloc(make), malloc(make));
+    let files = vec![aio(make, Direct::On), aio(make, Direct::Off)];
+    let striped_files = make.raid0(64 << 10, files);
+    vec![
+        make.null(SIZE_BYTES),
+        malloc(make),
+        aio(make, Direct::On),
+        aio(make, Direct::Off),
+        make.raid0(16 << 10, children),
+        make.crypto(512, below_crypto),
+        Arc::new(Delay::new("delay", half.clone(), Duration::from_micros(20), below_delay).unwrap()),
+        Arc::new(Faulty::new("error", half, IoError::NoSpace, Moved::Part, below_error).unwrap()),
+        make.crypto(4096, striped_files),
+    ]
+}
+
+/// As it should be, unaligned, in a few pieces, in many, and in odd ones with gaps; and all that moves no data.
+fn requests() -> Vec<Request> {
+    const LEN_BYTES: usize = 131_072;
+    let shapes = [
+        (0, 0, vec![LEN_BYTES]),
+        (5, 0, vec![LEN_BYTES]),
+        (0, 0, vec![LEN_BYTES / 4; 4]),
+        (0, 512, vec![LEN_BYTES / 128; 128]),
+        (0, 77, vec![1, 4095, 100_000, 26_976]),
+    ];
+    let transfers = [Op::Write, Op::Read].into_iter().flat_map(|op| {
+        shapes.clone().map(|(skew, gap, lens)| {
+            let fixed = skew == 0;
+            Request { lens, skew, gap, fixed, ..Request::new(op, 8192, LEN_BYTES) }
+        })
+    });
+    let others = [Op::Flush, Op::Discard, Op::WriteZeroes { unmap: false }, Op::WriteZeroes { unmap: true }];
+    transfers.chain(others.map(|op| Request::new(op, 0, 2 << 20))).collect()
+}
+
 #[test]
 fn an_open_channel_allocates_nothing() {
-    const DEPTH: usize = 32;
-    let file = file_in(&disk_dir(), 16 << 20);
-    let disks: [Box<dyn Bdev>; 3] = [
-        Box::new(Null::new("null", 16 << 20, 512, NullReads::Zeroes).unwrap()),
-        Box::new(Malloc::new("malloc", 16 << 20, 512, Hugepages::Off).unwrap()),
-        Box::new(Aio::open("aio", file.path(), AioOptions::default()).unwrap()),
-    ];
-    let mut requests = Vec::new();
-    for op in [Op::Write, Op::Read] {
-        // As it should be, unaligned, and in pieces.
-        for (skew, lens) in [(0, vec![131_072]), (5, vec![131_072]), (0, vec![32_768; 4])] {
-            requests.push(Request { lens, skew, fixed: skew == 0, ..Request::new(op, 0, 131_072) });
-        }
-    }
-    requests.extend([Op::Flush, Op::WriteZeroes { unmap: false }].map(|op| Request::new(op, 0, 2 << 20)));
-    for disk in &disks {
+    let (mut make, requests) = (Disks::new(&|_, below| below), requests());
+    for disk in disks(&mut make) {
         let mut bench = Bench::new(disk.as_ref(), DEPTH);
         let before = ALLOCATIONS.get();
         for request in &requests {
@@ -59,7 +91,16 @@ fn an_open_channel_allocates_nothing() {
                 bench.submit(tag, request);
             }
             bench.drain();
-            assert!(bench.done.iter().all(|completion| completion.result.is_ok()), "{:?}", bench.done);
+            for completion in &bench.done {
+                let (caps, name) = (disk.info().caps, &disk.info().name);
+                let error = match request.op {
+                    Op::Discard if !caps.discard => Some(IoError::Unsupported),
+                    Op::WriteZeroes { .. } if !caps.write_zeroes => Some(IoError::Unsupported),
+                    _ if disk.kind() == "error" => completion.result.err(),
+                    _ => None,
+                };
+                assert_eq!(completion.result.err(), error, "{name}: {request:?}");
+            }
             bench.forget_done();
         }
         assert_eq!(ALLOCATIONS.get() - before, 0, "{}", disk.info().name);

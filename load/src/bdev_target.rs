@@ -160,7 +160,7 @@ impl Drop for BdevLane {
 fn fault(result: IoResult) -> Option<Fault> {
     Some(match result.err()? {
         IoError::OutOfRange => Fault::OutOfRange,
-        IoError::Misaligned => Fault::Misaligned,
+        IoError::Misaligned | IoError::TooManySegments => Fault::Misaligned,
         IoError::ReadOnly => Fault::ReadOnly,
         IoError::Unsupported => Fault::Unsupported,
         IoError::NoSpace => Fault::NoSpace,

@@ -158,6 +158,10 @@ impl Bdev for Liar {
         self.honest.info()
     }
 
+    fn kind(&self) -> &'static str {
+        "test"
+    }
+
     fn open(&self, ring: &mut Ring, depth: usize) -> Result<Box<dyn Channel>, Error> {
         Ok(Box::new(LyingChannel { honest: self.honest.open(ring, depth)?, lie: self.lie, written: false }))
     }

@@ -13,7 +13,7 @@ use common::{
 };
 use common::{in_flight, region, resident_bytes, words32, words64};
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use spinblk_bdev::{Aio, AioOptions, Direct};
+use spinblk_bdev::{Aio, AioOptions};
 
 /// A well-behaved client is served: the socket listens and the reactor works.
 fn assert_served(rig: &Rig) {
@@ -223,7 +223,7 @@ fn clients_that_vanish_under_load_leave_the_neighbour_alone() {
     // Reads of a file are in flight in the kernel, on the client's memory, when the client goes.
     let file = tempfile::NamedTempFile::new().unwrap();
     file.as_file().set_len(common::DISK_BYTES).unwrap();
-    let options = AioOptions { read_only: false, direct: Direct::Auto, block_size: None };
+    let options = AioOptions::default();
     let disk = Aio::open("d0", file.path(), options).unwrap();
     let (bad, good) = (Rig::over(2, Arc::new(disk), core), Rig::with_reactors(1, core));
     let (neighbour, mut neighbours) = (good.client(), Guest::new());

@@ -38,6 +38,10 @@ impl Bdev for Slow {
         &self.info
     }
 
+    fn kind(&self) -> &'static str {
+        "test"
+    }
+
     fn open(&self, _: &mut Ring, _: usize) -> Result<Box<dyn Channel>, spinblk_bdev::Error> {
         Ok(Box::new(SlowChannel { waiting: Vec::new(), released: Arc::clone(&self.released) }))
     }

@@ -8,14 +8,13 @@
 //! *remembered* while the walk goes on, so that the status byte can be found and the request fails alone; what is wrong
 //! with the chain's own structure ends the walk. (Requests of the usual shape never get here, see `blk/usual.rs`.)
 
-use spinblk_bdev::Segment;
+use spinblk_bdev::{MAX_SEGMENTS, Segment};
 use spinblk_reactor::BufId;
 
 use crate::memory::{BufKey, CoreMemory};
 use crate::virtqueue::Head;
 
 /// Segments that a chain may have after translation: 126 of data, a header and a status in several pieces.
-pub const MAX_SEGMENTS: usize = 144;
 const MAX: usize = MAX_SEGMENTS;
 
 /// What is wrong with a chain.

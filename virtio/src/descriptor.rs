@@ -1,7 +1,8 @@
 //! Descriptors, copied out of guest memory: each is read once, and only the copy is looked at.
 
-use crate::chain::{Buffer, ChainFault, MAX_SEGMENTS};
+use crate::chain::{Buffer, ChainFault};
 use crate::memory::CoreMemory;
+use spinblk_bdev::MAX_SEGMENTS;
 
 /// Size of a descriptor of either format.
 pub(crate) const DESC_BYTES: u64 = 16;

@@ -36,7 +36,7 @@ mod split;
 pub mod testing;
 mod virtqueue;
 
-pub use chain::{ChainFault, MAX_SEGMENTS};
+pub use chain::ChainFault;
 pub use config::{RingAddresses, RingConfig, RingKind, RingState};
 pub use error::QueueError;
 pub use in_flight::{InFlightError, InFlightLog};

@@ -3,10 +3,14 @@
 //!
 //! ```text
 //!   target    what the file is and really can do; opened once, shared by all cores
-//!     └─ probe   the questions put to the kernel to learn that
-//!   channel   one core's side: slots, completions, retries
+//!     ├─ opening   the steps of opening it, each with what it refuses
+//!     ├─ create    makes the file, if it is missing and its size was given
+//!     └─ probe     the questions put to the kernel to learn that
+//!   channel   one core's side: slots, completions
+//!     ├─ refusal    what becomes of an I/O whose operation failed: its error, or another try
+//!     ├─ active     one I/O under way, and its next operation
 //!     ├─ transfer   the next operation of a read or write, whole or continued
-//!     └─ bounce     aligned memory for I/O whose own is not aligned for O_DIRECT
+//!     └─ bounce     copies for I/O whose memory is not aligned for O_DIRECT
 //! ```
 //!
 //! # One road to the file
@@ -16,10 +20,26 @@
 //! a buffered write of one sector reads its whole page in, an O_DIRECT write then changes the next sector of it on
 //! disk, and writeback of the page puts the old sector back. Where the kernel notices, it fails the next fdatasync with
 //! EIO; where not, a write is lost that was acknowledged and flushed.
+//!
+//! # When the file changes under the disk
+//! - It grows: the disk keeps the size that it had when it was opened.
+//! - It shrinks: reads beyond its end fail (ENODATA); a write there makes a regular file longer again.
+//! - It is unlinked or renamed: the disk goes on with it, for as long as it is open.
+//! - It fills up: what needs new blocks fails with [`IoError::NoSpace`](crate::IoError), the rest goes on.
+//! - The device goes away: all fails with what the kernel says (EIO, ENXIO, ENODEV).
+//!
+//! # Polling the device
+//! A block device with poll queues (`/sys/block/DEVICE/queue/io_poll` is 1; for NVMe: `nvme.poll_queues=N` on the kernel's
+//! command line) completes O_DIRECT reads and writes without interrupts: they go to the polled side of the core's ring,
+//! all else to the other. When the kernel refuses that after all, the disk does without for the rest of its life.
 
+mod active;
 mod bounce;
 mod channel;
+mod create;
+mod opening;
 mod probe;
+mod refusal;
 mod target;
 mod transfer;
 
@@ -44,6 +64,18 @@ pub enum Direct {
     Off,
 }
 
+/// Whether reads and writes complete by polling the device instead of by interrupts. Takes O_DIRECT.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Poll {
+    /// On a block device that has poll queues.
+    #[default]
+    Auto,
+    /// On anything, until the kernel refuses. Files on a device with poll queues can do it on some file systems.
+    On,
+    /// Never.
+    Off,
+}
+
 /// How to open a file as a disk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct AioOptions {
@@ -53,6 +85,11 @@ pub struct AioOptions {
     pub direct: Direct,
     /// Logical block size in bytes; `None` takes the target's own, for a file the least that O_DIRECT takes.
     pub block_size: Option<u32>,
+    /// Whether to poll the device.
+    pub poll: Poll,
+    /// The size that a regular file must have, in whole blocks (of 4096 bytes, where `block_size` is `None`). A missing one
+    /// is created, sparse and for this user alone, unless it is only to be read; one that is there is never changed.
+    pub create_bytes: Option<u64>,
 }
 
 /// A disk on a regular file or a block device.
@@ -67,8 +104,8 @@ impl Aio {
     /// A block device opened for writing is taken exclusively: one that is mounted is refused.
     ///
     /// # Errors
-    /// [`Error::File`], [`Error::NotStorage`], [`Error::FileTooSmall`], [`Error::BlockSize`],
-    /// [`Error::BlockSizeBelowTarget`], [`Error::NoDirect`].
+    /// [`Error::File`], [`Error::FileInUse`], [`Error::NotStorage`], [`Error::FileTooSmall`], [`Error::BlockSize`],
+    /// [`Error::BlockSizeBelowTarget`], [`Error::NoDirect`], [`Error::Option`].
     pub fn open(name: &str, path: impl AsRef<Path>, options: AioOptions) -> Result<Self, Error> {
         let (info, target) = target::open(name, path.as_ref(), options)?;
         Ok(Self { info, target: Arc::new(target) })
@@ -84,6 +121,10 @@ impl Aio {
 impl Bdev for Aio {
     fn info(&self) -> &Info {
         &self.info
+    }
+
+    fn kind(&self) -> &'static str {
+        "aio"
     }
 
     fn open(&self, ring: &mut Ring, depth: usize) -> Result<Box<dyn Channel>, Error> {

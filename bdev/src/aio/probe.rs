@@ -168,6 +168,11 @@ pub(super) fn device_abilities(file: &File, device: u64) -> Able {
     }
 }
 
+/// Whether block device number `device` has queues that are polled instead of raising interrupts.
+pub(super) fn has_poll_queues(device: u64) -> bool {
+    queue_limit(device, "io_poll") == Some(1)
+}
+
 fn queue_limit(device: u64, name: &str) -> Option<u64> {
     let numbers = format!("{}:{}", nix::sys::stat::major(device), nix::sys::stat::minor(device));
     let sysfs = PathBuf::from("/sys/dev/block").join(numbers);

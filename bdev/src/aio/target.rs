@@ -1,16 +1,18 @@
 //! What the file behind a disk is and really can do: opened, measured and probed once, then shared by all cores.
 
-use std::fs::{File, Metadata, OpenOptions, TryLockError};
+use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::Path;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tracing::warn;
 
+use super::opening::Opening;
 use super::probe::{self, Alignment};
-use super::{AioOptions, Direct};
+use super::{AioOptions, Poll};
 use crate::{Capabilities, Error, Info, IoError, IoResult};
 
 /// How blocks are given back.
@@ -33,6 +35,8 @@ pub(super) struct Target {
     pub(super) discard: Option<DiscardBy>,
     /// Whether zeroed blocks can be given back in the same step.
     pub(super) zeroes_by_punching: bool,
+    /// Whether reads and writes may complete by polling: the kernel did not refuse it yet.
+    polls: AtomicBool,
     /// How a flush through the page cache failed first.
     flush_failed: OnceLock<IoError>,
 }
@@ -76,112 +80,13 @@ pub(super) fn open(name: &str, path: &Path, options: AioOptions) -> Result<(Info
     // Zeroing that may not give blocks back needs ZERO_RANGE, so that alone decides: punching is an extra.
     info.caps = Capabilities { flush: true, discard: discard.is_some(), write_zeroes: able.zero_range };
     let zeroes_by_punching = able.punch_hole;
-    Ok((info, Target { file, direct, discard, zeroes_by_punching, flush_failed: OnceLock::new() }))
-}
-
-/// One attempt to open a file, for messages.
-struct Opening<'a> {
-    name: &'a str,
-    path: &'a Path,
-    options: AioOptions,
-}
-
-impl Opening<'_> {
-    fn failed(&self, action: &'static str) -> impl FnOnce(io::Error) -> Error + use<> {
-        let (name, path) = (self.name.to_owned(), PathBuf::from(self.path));
-        move |source| Error::File { name, action, path, source }
-    }
-
-    fn open_file(&self) -> Result<(File, Metadata), Error> {
-        // Looked at by path first: opening a FIFO would block, opening a character device may do anything.
-        let before = std::fs::metadata(self.path).map_err(self.failed("open"))?;
-        self.refuse_non_storage(&before)?;
-        let write = !self.options.read_only;
-        // On a block device, O_EXCL without O_CREAT keeps mounted ones away from us, and us from mounting.
-        let exclusive = if write && before.file_type().is_block_device() { libc::O_EXCL } else { 0 };
-        let file = OpenOptions::new()
-            .read(true)
-            .write(write)
-            .custom_flags(exclusive | libc::O_NONBLOCK | libc::O_NOCTTY)
-            .open(self.path)
-            .map_err(self.failed("open"))?;
-        let metadata = file.metadata().map_err(self.failed("stat"))?;
-        self.refuse_non_storage(&metadata)?;
-        if metadata.file_type().is_file() {
-            self.lock(&file)?;
-        }
-        // O_NONBLOCK was for a FIFO put there in between; for the ring it would mean "fail rather than wait".
-        probe::set_status_flags(&file, 0).map_err(self.failed("set flags of"))?;
-        Ok((file, metadata))
-    }
-
-    /// Two disks on one file, in this process or two, would each undo what the other wrote. Readers may share.
-    fn lock(&self, file: &File) -> Result<(), Error> {
-        let locked = if self.options.read_only { file.try_lock_shared() } else { file.try_lock() };
-        match locked {
-            Ok(()) => Ok(()),
-            Err(TryLockError::WouldBlock) => {
-                Err(Error::FileInUse { name: self.name.into(), path: self.path.into() })
-            }
-            // A file system without locks is no reason to refuse the disk.
-            Err(TryLockError::Error(e)) => {
-                warn!(
-                    "bdev {}: {}: cannot be locked ({e}): serve it only once",
-                    self.name,
-                    self.path.display()
-                );
-                Ok(())
-            }
-        }
-    }
-
-    fn refuse_non_storage(&self, metadata: &Metadata) -> Result<(), Error> {
-        let file_type = metadata.file_type();
-        if file_type.is_file() || file_type.is_block_device() {
-            return Ok(());
-        }
-        let kind = match file_type {
-            t if t.is_dir() => "directory",
-            t if t.is_char_device() => "character device",
-            t if t.is_fifo() => "FIFO",
-            t if t.is_socket() => "socket",
-            _ => "special file",
-        };
-        Err(Error::NotStorage { name: self.name.into(), path: self.path.into(), kind })
-    }
-
-    /// Refuses a block size asked for that is below the `least` that the target takes.
-    fn refuse_below(&self, least: u32) -> Result<(), Error> {
-        match self.options.block_size {
-            Some(block_size) if block_size < least => {
-                let (name, path) = (self.name.into(), self.path.into());
-                Err(Error::BlockSizeBelowTarget { name, path, block_size, least })
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Turns O_DIRECT on where it is wanted and can be had. `logical` is a block device's logical block size.
-    fn set_up_direct(&self, file: &File, logical: Option<u32>) -> Result<Option<Alignment>, Error> {
-        if self.options.direct == Direct::Off {
-            return Ok(None);
-        }
-        let alignment = probe::direct_alignment(file, logical).map_err(self.failed("set O_DIRECT on"))?;
-        let refused = match alignment {
-            Some(align) if self.refuse_below(align.io_bytes).is_ok() => return Ok(Some(align)),
-            Some(align) if self.options.direct == Direct::On => {
-                return self.refuse_below(align.io_bytes).map(|()| None);
-            }
-            Some(_) => "it needs larger blocks than block_size",
-            None => "the file system has none for this file, or none in blocks of up to 4096 bytes",
-        };
-        if self.options.direct == Direct::On {
-            return Err(Error::NoDirect { name: self.name.into(), path: self.path.into(), reason: refused });
-        }
-        warn!("bdev {}: {}: no O_DIRECT ({refused}): using the page cache", self.name, self.path.display());
-        probe::set_status_flags(file, 0).map_err(self.failed("set flags of"))?;
-        Ok(None)
-    }
+    let polls = match options.poll {
+        Poll::Auto => block_device && probe::has_poll_queues(metadata.rdev()),
+        Poll::On => true,
+        Poll::Off => false,
+    };
+    let polls = AtomicBool::new(polls && direct.is_some());
+    Ok((info, Target { file, direct, discard, zeroes_by_punching, polls, flush_failed: OnceLock::new() }))
 }
 
 impl Target {
@@ -197,6 +102,19 @@ impl Target {
         self.flush_failed.get().map_or(result, |error| Err(*error))
     }
 
+    /// Whether to poll for reads and writes.
+    pub(super) fn polls(&self) -> bool {
+        self.polls.load(Ordering::Relaxed)
+    }
+
+    /// The kernel refused to poll, with `errno`: nobody tries again. Said once.
+    pub(super) fn stop_polling(&self, name: &str, errno: i32) {
+        if self.polls.swap(false, Ordering::Relaxed) {
+            let error = io::Error::from_raw_os_error(errno);
+            warn!("bdev {name}: its device cannot be polled ({error}); it completes by interrupts");
+        }
+    }
+
     /// Its descriptor; open for as long as `self` lives.
     pub(super) fn fd(&self) -> std::os::fd::RawFd {
         self.file.as_raw_fd()
@@ -205,6 +123,7 @@ impl Target {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Direct;
     use super::*;
 
     #[test]

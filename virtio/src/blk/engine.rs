@@ -3,7 +3,7 @@
 //! Every request has a slot, taken from a stack, so that the one used last, which the caches still hold, is used next.
 //! A request that is done at once never leaves the top of the stack. Nothing is searched or allocated.
 
-use spinblk_bdev::{Channel, Completion};
+use spinblk_bdev::{Channel, Completion, MAX_SEGMENTS};
 use spinblk_reactor::Core;
 use tracing::debug;
 
@@ -11,10 +11,10 @@ use super::account::Account;
 use super::request::SERIAL_BYTES;
 use super::slot::Slot;
 use super::usual::Usual;
+use crate::QueueError;
 use crate::chain::{Chain, ChainFault};
 use crate::memory::CoreMemory;
 use crate::virtqueue::Ring;
-use crate::{MAX_SEGMENTS, QueueError};
 
 /// Chains taken per poll: keeps one busy queue from holding up its neighbours on the core.
 const BATCH: u32 = 64;

@@ -161,7 +161,13 @@ impl BlkQueue {
     #[must_use]
     pub fn stats(&self) -> QueueStats {
         let mut stats = self.stats.clone();
-        stats.fixed_buffer_ios = self.engine.channel.fixed_buffer_ios();
+        let channel = self.engine.channel.counters();
+        stats.fixed_buffer_ios = channel.fixed_buffer_ios;
+        stats.bounced_ios = channel.bounced_ios;
+        stats.polled_ios = channel.polled_ios;
+        stats.retries = channel.retries;
+        stats.no_space = channel.no_space;
+        stats.target_failures = channel.failed;
         stats
     }
 

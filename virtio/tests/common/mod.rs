@@ -42,6 +42,10 @@ impl Bdev for Delayed {
     fn info(&self) -> &Info {
         &self.0
     }
+    fn kind(&self) -> &'static str {
+        "test"
+    }
+
     fn open(&self, _: &mut Ring, _: usize) -> Result<Box<dyn Channel>, Error> {
         Ok(Box::new(DelayedChannel))
     }
