@@ -49,7 +49,7 @@ Examples:
   spinblk serve --cores 1 --disk name=d0,type=malloc,size=1G,transport=vhost-user,socket=/run/d0.sock
   spinblk serve --config spinblk.toml
 
-The file says the same:
+A file has disks over stacks of bdevs, too; see `spinblk bdev check --help`. It says the same as the first example:
   [reactor]
   cores = [1, 2]
 
@@ -58,6 +58,74 @@ The file says the same:
   type = \"malloc\"
   size = \"256MiB\"
   queues = 2";
+
+const CHECK_HELP: &str = "\
+Checks a TOML file as `serve --config` would, opens its files, reads its keys, and shows each stack of bdevs: names, types, \
+sizes, blocks (logical/physical), abilities, and what is special about each.
+
+A file with [[bdev]] sections alone will do. No memory is taken for malloc bdevs and no file is created or changed. A file \
+that another process serves is refused, as `serve` would refuse it. Exit status: 0 when all is right, 2 for a bad file, 1 \
+when something on this machine is wrong.";
+
+const CHECK_EXAMPLES: &str = "\
+Keys of each [[bdev]] (in brackets what is taken when a key is not given):
+  name            letters, digits, . _ -, at most 64; required; each bdev is used once, by a disk or another bdev
+  type            null, malloc, aio, raid0, crypto, delay, error; required
+null, malloc:
+  size            \"256MiB\", \"1G\", bytes; required
+  block_size      512, 1024, 2048, 4096 [512]
+  reads           null only, what reads give: \"untouched\", \"zeroes\" [\"untouched\"]
+aio:
+  path            file or block device; required
+  direct          O_DIRECT: \"auto\", \"on\", \"off\" [\"auto\"]
+  poll            the device's poll queues: \"auto\" (where it has them), \"on\" (try), \"off\" [\"auto\"]
+  block_size      512, 1024, 2048, 4096 [the target's own]
+  read_only       true, false [false]
+  create_size     the size that the file must have; created with it if missing [not created]
+raid0:
+  children        [\"a\", \"b\"], 1 to 32; required
+  chunk           a power of two, at least 4KiB [64KiB]
+crypto:
+  child           \"NAME\"; required
+  key_file        the file that holds the key
+  key_credential  or the service's credential that does; one of them is required
+  sector_size     512, 4096 [512]
+  discard         pass discards on: true, false [false]
+delay:
+  child           \"NAME\"; required
+  latency         \"250us\", \"2ms\", \"1s\"; required
+error:
+  child           \"NAME\"; required
+  error           \"EIO\", \"ENOSPC\", \"EOPNOTSUPP\", \"ETIMEDOUT\" [\"EIO\"]
+  moved           how much data moves all the same: \"nothing\", \"part\", \"all\" [\"nothing\"]
+delay, error:
+  ops             a list of \"read\", \"write\", \"flush\", \"discard\", \"write-zeroes\" [all]
+  rate            how many of them are struck, 0 to 1 [1]
+  offset, length  only I/Os in this range, as sizes [the whole device]
+  seed            where chances start, a whole number [0]
+
+Examples:
+  spinblk bdev check spinblk.toml
+  spinblk bdev check --json spinblk.toml
+
+A file:
+  [[bdev]]
+  name = \"a\"
+  type = \"aio\"
+  path = \"/srv/disk.img\"
+
+  [[bdev]]
+  name = \"c0\"
+  type = \"crypto\"
+  child = \"a\"
+  key_file = \"/etc/spinblk/c0.key\"
+
+  [reactor]
+  cores = [1]
+
+  [[disk]]
+  name = \"d0\"
+  bdev = \"c0\"";
 
 const DOCTOR_HELP: &str = "\
 Looks at the kernel, its modules, permissions, io_uring, hugepages, limits and cores; changes nothing.
@@ -88,12 +156,38 @@ pub enum Command {
     /// Export disks and serve them until a signal comes
     #[command(long_about = SERVE_HELP, after_help = SERVE_EXAMPLES)]
     Serve(ServeArgs),
+    /// Look at the block devices that a file describes
+    #[command(disable_help_subcommand = true)]
+    Bdev {
+        /// What to do with them.
+        #[command(subcommand)]
+        command: BdevCommand,
+    },
     /// Tell what this machine lacks for serving disks, and the fix for each
     #[command(long_about = DOCTOR_HELP, after_help = DOCTOR_EXAMPLES)]
     Doctor(DoctorArgs),
     /// Put a disk or a vhost-user server under load and tell its speed
     #[command(long_about = PERF_HELP, after_help = PERF_EXAMPLES)]
     Perf(PerfArgs),
+}
+
+/// What can be done with stacks of bdevs.
+#[derive(Clone, Debug, Subcommand)]
+pub enum BdevCommand {
+    /// Check a TOML file, open what it describes, and show it
+    #[command(long_about = CHECK_HELP, after_help = CHECK_EXAMPLES)]
+    Check(CheckArgs),
+}
+
+/// Flags of `bdev check`.
+#[derive(Clone, Debug, Args)]
+pub struct CheckArgs {
+    /// The TOML file
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// Print the stacks as JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Flags of `serve`.

@@ -46,9 +46,14 @@ pub enum Error {
     /// A reactor could not be started.
     #[error(transparent)]
     Reactor(#[from] spinblk_reactor::Error),
-    /// A disk's backend could not be made.
-    #[error(transparent)]
-    Bdev(#[from] spinblk_bdev::Error),
+    /// A bdev could not be made.
+    #[error("{place}{separator}{source}", separator = if place.is_empty() { "" } else { ": " })]
+    Bdev {
+        /// Where it was written, `file:line`; empty for flags.
+        place: String,
+        /// What it said; it names itself.
+        source: Box<spinblk_bdev::Error>,
+    },
     /// A disk could not be exported.
     #[error(transparent)]
     Export(Box<spinblk_vduse::Error>),

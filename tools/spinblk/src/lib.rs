@@ -4,6 +4,7 @@
 //!   cli ──► config ──► serve ──► cores (reactors) , backend (bdev) , transport (VDUSE, vhost-user)
 //!     │                  └─────► stop ──► report
 //!     ├───► doctor ◄──── serve asks it, too
+//!     ├───► bdev_check ──► config, backend, tree: what stacks look like
 //!     └───► perf ──► the load generator, over a backend or a vhost-user socket
 //! ```
 //!
@@ -12,6 +13,7 @@
 #![forbid(unsafe_code)]
 
 pub mod backend;
+pub mod bdev_check;
 pub mod cli;
 pub mod config;
 mod cores;
@@ -23,6 +25,7 @@ pub mod serve;
 mod signals;
 mod stop;
 pub mod transport;
+pub mod tree;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -31,7 +34,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
 
-use cli::{Cli, Command};
+use cli::{BdevCommand, CheckArgs, Cli, Command};
 pub use error::Error;
 
 /// Runs the program with these arguments (the first is its own name) and returns its exit status.
@@ -61,6 +64,10 @@ fn run(cli: &Cli) -> Result<ExitCode, Error> {
             serve::serve(&config, &args.to_options(), &transport::System::default())?;
             Ok(ExitCode::SUCCESS)
         }
+        Command::Bdev { command: BdevCommand::Check(args) } => {
+            check(args)?;
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Doctor(args) => Ok(doctor(args.json)),
         Command::Perf(args) => {
             perf::perf(args)?;
@@ -76,6 +83,19 @@ fn start_log(filter: &str) -> Result<(), Error> {
     })?;
     // Fails only where another log was started before, which then serves.
     let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
+    Ok(())
+}
+
+fn check(args: &CheckArgs) -> Result<(), Error> {
+    let trees = bdev_check::check(&args.file)?;
+    let text = if args.json {
+        // Numbers and strings, which always serialise; paths come from a text.
+        serde_json::to_string_pretty(&trees).unwrap_or_default() + "\n"
+    } else {
+        tree::to_text(&trees)
+    };
+    // A reader that has gone away (`| head`) is no failure.
+    let _ = std::io::stdout().write_all(text.as_bytes());
     Ok(())
 }
 

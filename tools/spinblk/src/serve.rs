@@ -13,9 +13,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
-use spinblk_bdev::Bdev;
+use spinblk_bdev::{Bdev, Info};
 
-use crate::config::{Config, Disk, show_cores, show_size};
+use crate::backend::Making;
+use crate::config::{Backend, Config, Disk, show_cores, show_size};
 use crate::cores::{Cores, Reactors};
 use crate::report::{self, Report};
 use crate::signals::Signals;
@@ -49,6 +50,7 @@ pub fn serve(config: &Config, options: &Options, transport: &dyn Transport) -> R
     if let Some(path) = &options.report_json {
         report::check_writable(path)?;
     }
+    warn_of_unused(config);
     let bdevs = open_files(config)?;
     let cores = Cores::claim(&config.cores)?;
     transport.check(&config.disks)?;
@@ -73,10 +75,22 @@ pub fn serve(config: &Config, options: &Options, transport: &dyn Transport) -> R
     finish(ending, &Report::new(&disks, reactors, problems), options)
 }
 
-/// Opens what is cheap to open and most likely wrong; the rest comes later, disk by disk.
+fn warn_of_unused(config: &Config) {
+    for Backend { name, place, .. } in &config.unused {
+        eprintln!(
+            "warning: {place}: bdev {name}: no disk stands on it; name it as a disk's bdev, or take it out"
+        );
+    }
+}
+
+/// Opens what is cheap to open and most likely wrong. What takes memory is only tried, and made later, disk by disk.
 fn open_files(config: &Config) -> Result<Vec<Option<Arc<dyn Bdev>>>, Error> {
-    let open =
-        |disk: &Disk| disk.backend.is_file().then(|| backend::open(disk, config.hugepages)).transpose();
+    let open = |disk: &Disk| {
+        let later = disk.backend.takes_memory();
+        let making = if later { Making::Described } else { Making::Really(config.hugepages) };
+        let bdev = backend::open(&disk.backend, disk.read_only, making)?.bdev;
+        Ok((!later).then_some(bdev))
+    };
     config.disks.iter().map(open).collect()
 }
 
@@ -95,18 +109,18 @@ fn start_disks(
         }
         let bdev = match bdev {
             Some(bdev) => bdev,
-            None => backend::open(disk, config.hugepages)?,
+            None => backend::open(&disk.backend, disk.read_only, Making::Really(config.hugepages))?.bdev,
         };
-        let size_bytes = bdev.info().size_bytes();
+        let info = bdev.info().clone();
         let export = transport.start(disk, config, bdev, &reactors.on(&disk.cores))?;
-        say(&describe(disk, size_bytes, export.device_path()));
+        say(&describe(disk, &info, export.device_path()));
         running.push(RunningDisk { name: disk.name.clone(), export });
     }
     Ok(None)
 }
 
 /// `d0: /dev/vda, malloc 256 MiB, 2 queues of 256 on cores 1, 2, virtio-vdpa`
-fn describe(disk: &Disk, size_bytes: u64, path: Option<PathBuf>) -> String {
+fn describe(disk: &Disk, info: &Info, path: Option<PathBuf>) -> String {
     let plural = |count: usize| if count == 1 { "" } else { "s" };
     let queues = usize::from(disk.queues);
     let cores = &disk.cores[..disk.cores.len().min(queues)];
@@ -115,8 +129,8 @@ fn describe(disk: &Disk, size_bytes: u64, path: Option<PathBuf>) -> String {
         disk.name,
         path.map_or("no device node".into(), |path| path.display().to_string()),
         disk.backend.type_name(),
-        show_size(size_bytes),
-        if disk.read_only { " read-only" } else { "" },
+        show_size(info.size_bytes()),
+        if info.read_only { " read-only" } else { "" },
         plural(queues),
         disk.queue_size,
         plural(cores.len()),

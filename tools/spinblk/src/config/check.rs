@@ -1,23 +1,24 @@
 //! From settings as written to a checked [`Config`].
 
+use std::collections::HashSet;
+
 use spinblk_reactor::Hugepages;
 
 use super::file::Sections;
-use super::setting::{Section, Value};
-use super::size::{SIZE_FORMS, parse_size, show_size};
-use super::{Backend, Config, Disk, Via};
+use super::leaf::size_bytes;
+use super::setting::{Section, Setting};
+use super::stack::Stacks;
+use super::{Backend, Config, Disk, Stack, Via, types};
 use crate::Error;
-use crate::backend::{Direct, NullReads};
 use crate::transport::BusDriver;
 
-const NAME_FORM: &str = "1 to 64 letters, digits, '.', '_', '-', starting with a letter or digit";
+pub(super) const NAME_FORM: &str = "1 to 64 letters, digits, '.', '_', '-', starting with a letter or digit";
 /// The control node's name in /dev/vduse; a disk of that name would collide with it.
 const RESERVED_NAME: &str = "control";
 const MAX_SERIAL_BYTES: usize = 20;
 /// What the kernel's address of a unix socket holds.
 const MAX_SOCKET_BYTES: usize = 107;
 const DEFAULT_QUEUE_SIZE: u16 = 256;
-const DEFAULT_BLOCK_SIZE: u32 = 512;
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 
@@ -25,6 +26,7 @@ pub(super) const REACTOR_KEYS: &[&str] = &["cores", "hugepages"];
 pub(super) const DISK_KEYS: &[&str] = &[
     "name",
     "type",
+    "bdev",
     "size",
     "path",
     "direct",
@@ -42,12 +44,8 @@ pub(super) const DISK_KEYS: &[&str] = &[
     "socket",
 ];
 
-#[derive(Clone, Copy, PartialEq)]
-enum Kind {
-    Null,
-    Malloc,
-    Aio,
-}
+/// Those that say what holds the data, which a disk over a bdev does not say itself.
+const STACK_KEYS: &[&str] = &["type", "size", "path", "direct", "reads", "block_size"];
 
 pub(super) fn config(sections: &Sections) -> Result<Config, Error> {
     let reactor = &sections.reactor;
@@ -58,14 +56,18 @@ pub(super) fn config(sections: &Sections) -> Result<Config, Error> {
         "hugepages",
         &[("try", Hugepages::Try), ("require", Hugepages::Require), ("off", Hugepages::Off)],
     )?;
+    let mut stacks = Stacks::read(&sections.bdevs)?;
     let mut disks: Vec<Disk> = Vec::with_capacity(sections.disks.len());
+    let (mut names, mut sockets) = (HashSet::new(), HashSet::new());
     for section in &sections.disks {
-        let disk = disk(section, &cores)?;
-        if disks.iter().any(|other| other.name == disk.name) {
-            return Err(refuse(section, "name", "another disk has this name; give each its own"));
+        let disk = disk(section, &cores, &mut stacks)?;
+        if !names.insert(disk.name.clone()) {
+            return Err(section.refuse_key("name", "another disk has this name; give each its own"));
         }
-        if matches!(disk.via, Via::VhostUser { .. }) && disks.iter().any(|other| other.via == disk.via) {
-            return Err(refuse(section, "socket", "another disk has this socket; give each its own"));
+        if let Via::VhostUser { socket } = &disk.via
+            && !sockets.insert(socket.clone())
+        {
+            return Err(section.refuse_key("socket", "another disk has this socket; give each its own"));
         }
         disks.push(disk);
     }
@@ -74,13 +76,15 @@ pub(super) fn config(sections: &Sections) -> Result<Config, Error> {
             "there is no disk to serve: add a [[disk]] section or a --disk flag".into(),
         ));
     }
-    Ok(Config { cores, hugepages: hugepages.unwrap_or_default(), disks })
+    Ok(Config { cores, hugepages: hugepages.unwrap_or_default(), disks, unused: stacks.rest()? })
 }
 
-pub(super) fn disk(section: &Section, reactor_cores: &[usize]) -> Result<Disk, Error> {
+fn disk(section: &Section, reactor_cores: &[usize], stacks: &mut Stacks<'_>) -> Result<Disk, Error> {
     section.only(DISK_KEYS)?;
     let name = section
-        .read("name", NAME_FORM, |value| value.text().filter(|name| is_name(name)).map(String::from))?
+        .read("name", NAME_FORM, |value| {
+            value.text().filter(|name| is_name(name) && *name != RESERVED_NAME).map(String::from)
+        })?
         .ok_or_else(|| section.missing("name", "it names the disk on the vDPA bus, for example \"d0\""))?;
     let in_range = |n: i64, low: u16, high: u16| u16::try_from(n).ok().filter(|n| (low..=high).contains(n));
     let queues = section.read("queues", "1 to 64", |value| in_range(value.integer()?, 1, 64))?;
@@ -94,13 +98,13 @@ pub(super) fn disk(section: &Section, reactor_cores: &[usize]) -> Result<Disk, E
         fits.then(|| text.to_string())
     })?;
     Ok(Disk {
-        backend: backend(section)?,
+        backend: backend(section, &name, stacks)?,
         queues: queues.unwrap_or(1),
         queue_size: queue_size.unwrap_or(DEFAULT_QUEUE_SIZE),
         cores: disk_cores(section, reactor_cores)?,
         // Names are ASCII, so cutting one never splits a character.
         serial: serial.unwrap_or_else(|| name.chars().take(MAX_SERIAL_BYTES).collect()),
-        read_only: section.read("read_only", "true, false", |value| value.boolean())?.unwrap_or(false),
+        read_only: section.flag("read_only")?,
         via: via(section)?,
         name,
     })
@@ -131,83 +135,42 @@ fn via(section: &Section) -> Result<Via, Error> {
             let bytes = size_bytes(value)?;
             ((MIB..=GIB).contains(&bytes) && bytes % MIB == 0).then_some(bytes)
         })?,
-        packed: section.read("packed", "true, false", |value| value.boolean())?.unwrap_or(false),
+        packed: section.flag("packed")?,
     })
 }
 
-fn backend(section: &Section) -> Result<Backend, Error> {
-    let kind = section
-        .choice("type", &[("null", Kind::Null), ("malloc", Kind::Malloc), ("aio", Kind::Aio)])?
-        .ok_or_else(|| section.missing("type", "allowed: null, malloc, aio"))?;
-    refuse_keys_of_other_kinds(section, kind)?;
-    let block_size = section.read("block_size", "512, 1024, 2048, 4096", |value| {
-        u32::try_from(value.integer()?).ok().filter(|n| [512, 1024, 2048, 4096].contains(n))
+/// What holds a disk's data: a stack of the file, or what the section itself says.
+fn backend(section: &Section, name: &str, stacks: &mut Stacks<'_>) -> Result<Backend, Error> {
+    if !section.is_in_file()
+        && let Some(setting) = section.get("bdev")
+    {
+        return Err(section.refuse(setting, "stacks are written in a file; see --config"));
+    }
+    let bdev = section.read("bdev", "the name of one [[bdev]]", |value| {
+        value.text().filter(|name| is_name(name)).map(String::from)
     })?;
-    if kind == Kind::Aio {
-        let path = section.read("path", "the path of a file or block device", |value| {
-            value.text().filter(|path| !path.is_empty() && !path.contains('\0')).map(Into::into)
-        })?;
-        let direct = section
-            .choice("direct", &[("auto", Direct::Auto), ("on", Direct::On), ("off", Direct::Off)])?
-            .unwrap_or(Direct::Auto);
-        let why = "type aio needs the path of a file or block device";
-        let path = path.ok_or_else(|| section.missing("path", why))?;
-        return Ok(Backend::Aio { path, direct, block_size });
-    }
-    let block_size = block_size.unwrap_or(DEFAULT_BLOCK_SIZE);
-    let size_bytes = memory_size_bytes(section, block_size)?;
-    Ok(match kind {
-        Kind::Null => {
-            let words = [("untouched", NullReads::Untouched), ("zeroes", NullReads::Zeroes)];
-            let reads = section.choice("reads", &words)?.unwrap_or(NullReads::Untouched);
-            Backend::Null { size_bytes, block_size, reads }
-        }
-        Kind::Malloc | Kind::Aio => Backend::Malloc { size_bytes, block_size },
-    })
-}
-
-fn refuse_keys_of_other_kinds(section: &Section, kind: Kind) -> Result<(), Error> {
-    let foreign: &[(&str, &str)] = match kind {
-        Kind::Null => &[("path", "only for type aio"), ("direct", "only for type aio")],
-        Kind::Malloc => {
-            &[("path", "only for type aio"), ("direct", "only for type aio"), ("reads", "only for type null")]
-        }
-        Kind::Aio => &[
-            ("size", "not for type aio, which has the size of its file; see `truncate`"),
-            ("reads", "only for type null"),
-        ],
+    let Some(bdev) = bdev else {
+        return types::backend(section, name, types::of_disk(section)?, Vec::new());
     };
-    match foreign.iter().find_map(|(key, why)| Some((section.get(key)?, why))) {
-        Some((setting, why)) => Err(section.refuse(setting, why)),
-        None => Ok(()),
+    let said_there = |setting: &&Setting| STACK_KEYS.contains(&setting.key.as_str());
+    match section.settings.iter().find(said_there) {
+        Some(setting) => {
+            Err(section.refuse(setting, &format!("not with bdev; [[bdev]] {bdev} says what it is")))
+        }
+        None => stacks.take(section, name, &bdev),
     }
 }
 
-fn memory_size_bytes(section: &Section, block_size: u32) -> Result<u64, Error> {
-    let block = u64::from(block_size);
-    let bytes = section
-        .read("size", SIZE_FORMS, size_bytes)?
-        .ok_or_else(|| section.missing("size", "for example \"256MiB\""))?;
-    if bytes < block {
-        return Err(refuse(
-            section,
-            "size",
-            &format!("less than one block of {block} bytes; make it larger"),
-        ));
+/// The stacks of a file, those of disks first; without reactors and disks it is a file of bdevs alone.
+pub(super) fn stacks(sections: &Sections) -> Result<Vec<Stack>, Error> {
+    if !sections.disks.is_empty() || !sections.reactor.settings.is_empty() {
+        return Ok(config(sections)?.into_stacks());
     }
-    if bytes % block != 0 || i64::try_from(bytes).is_err() {
-        let why =
-            format!("allowed: a multiple of the block size of {block} bytes, below {}", show_size(1 << 63));
-        return Err(refuse(section, "size", &why));
+    let bdevs = Stacks::read(&sections.bdevs)?.rest()?;
+    if bdevs.is_empty() {
+        return Err(Error::Usage("there is no bdev to look at: add a [[bdev]] section".into()));
     }
-    Ok(bytes)
-}
-
-fn size_bytes(value: &Value) -> Option<u64> {
-    match value.text() {
-        Some(text) => parse_size(text),
-        None => u64::try_from(value.integer()?).ok(),
-    }
+    Ok(bdevs.into_iter().map(|top| Stack { disk: None, read_only: false, top }).collect())
 }
 
 fn disk_cores(section: &Section, reactor_cores: &[usize]) -> Result<Vec<usize>, Error> {
@@ -215,7 +178,7 @@ fn disk_cores(section: &Section, reactor_cores: &[usize]) -> Result<Vec<usize>, 
     match cores.iter().find(|core| !reactor_cores.contains(core)) {
         Some(core) => {
             let why = format!("core {core} has no reactor; allowed: {}", show_cores(reactor_cores));
-            Err(refuse(section, "cores", &why))
+            Err(section.refuse_key("cores", &why))
         }
         None => Ok(cores),
     }
@@ -230,23 +193,15 @@ pub(super) fn cores(section: &Section) -> Result<Option<Vec<usize>>, Error> {
         .enumerate()
         .find(|&(at, core)| cores.iter().flatten().take(at).any(|earlier| earlier == core));
     match twice {
-        Some((_, core)) => Err(refuse(section, "cores", &format!("core {core} is named twice"))),
+        Some((_, core)) => Err(section.refuse_key("cores", &format!("core {core} is named twice"))),
         None => Ok(cores),
     }
 }
 
-fn refuse(section: &Section, key: &str, why: &str) -> Error {
-    match section.get(key) {
-        Some(setting) => section.refuse(setting, why),
-        None => section.missing(key, why),
-    }
-}
-
-fn is_name(name: &str) -> bool {
+pub(super) fn is_name(name: &str) -> bool {
     (1..=64).contains(&name.len())
         && name.starts_with(|c: char| c.is_ascii_alphanumeric())
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
-        && name != RESERVED_NAME
 }
 
 /// Core numbers for people: `1, 2`.

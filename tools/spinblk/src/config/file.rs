@@ -6,47 +6,49 @@ use toml::de::{DeTable, DeValue};
 use super::setting::{Section, Setting, Source, Value, similar};
 use crate::Error;
 
-/// The two sections of a file: the reactors' and the disks'.
+/// The sections of a file: the reactors', the bdevs' and the disks'.
 pub(super) struct Sections {
     pub(super) reactor: Section,
+    pub(super) bdevs: Vec<Section>,
     pub(super) disks: Vec<Section>,
 }
 
 /// Reads a TOML text. `name` is the file's name in messages.
 pub(super) fn sections(text: &str, name: &str) -> Result<Sections, Error> {
-    let lines = Lines { text, name };
+    let lines = Lines::new(text, name);
     let root = DeTable::parse(text).map_err(|e| {
         let line = lines.of(e.span().map_or(0, |span| span.start));
         Error::ConfigText { place: format!("{name}:{line}"), why: e.message().into() }
     })?;
     let mut reactor = lines.section("reactor".into(), 0, &DeTable::new());
-    let mut disks = Vec::new();
+    let (mut bdevs, mut disks) = (Vec::new(), Vec::new());
     for (key, value) in root.get_ref() {
         match (key.get_ref().as_ref(), value.get_ref()) {
             ("reactor", DeValue::Table(table)) => {
                 reactor = lines.section("reactor".into(), key.span().start, table);
             }
-            ("disk", DeValue::Array(items)) => {
-                for (index, item) in items.iter().enumerate() {
-                    disks.push(lines.disk(index, item)?);
-                }
-            }
+            ("bdev", DeValue::Array(items)) => bdevs = lines.list("bdev", items)?,
+            ("disk", DeValue::Array(items)) => disks = lines.list("disk", items)?,
             (other, _) => return Err(lines.bad_section(key, other)),
         }
     }
-    Ok(Sections { reactor, disks })
+    Ok(Sections { reactor, bdevs, disks })
 }
 
 struct Lines<'a> {
-    text: &'a str,
     name: &'a str,
+    /// The offset behind each line's end, in order: looking for lines in the text would take its square in time.
+    ends: Vec<usize>,
 }
 
-impl Lines<'_> {
+impl<'a> Lines<'a> {
+    fn new(text: &str, name: &'a str) -> Self {
+        Self { name, ends: text.match_indices('\n').map(|(at, _)| at + 1).collect() }
+    }
+
     /// The line of a byte offset, counted from 1.
     fn of(&self, offset: usize) -> usize {
-        let before = self.text.as_bytes().get(..offset).unwrap_or(self.text.as_bytes());
-        1 + before.iter().filter(|&&byte| byte == b'\n').count()
+        1 + self.ends.partition_point(|end| *end <= offset)
     }
 
     fn section(&self, title: String, offset: usize, table: &DeTable<'_>) -> Section {
@@ -63,18 +65,21 @@ impl Lines<'_> {
         Section { source: Source::File(self.name.into(), self.of(offset)), title, settings }
     }
 
-    fn disk(&self, index: usize, item: &Spanned<DeValue<'_>>) -> Result<Section, Error> {
+    /// The tables of a list, each with its name or number as its title.
+    fn list(&self, what: &str, items: &[Spanned<DeValue<'_>>]) -> Result<Vec<Section>, Error> {
+        items.iter().enumerate().map(|(index, item)| self.item(what, index, item)).collect()
+    }
+
+    fn item(&self, what: &str, index: usize, item: &Spanned<DeValue<'_>>) -> Result<Section, Error> {
         let offset = item.span().start;
         let DeValue::Table(table) = item.get_ref() else {
             let place = format!("{}:{}", self.name, self.of(offset));
-            return Err(Error::ConfigText {
-                place,
-                why: "disk: a list of tables is wanted: [[disk]]".into(),
-            });
+            let why = format!("{what}: a list of tables is wanted: [[{what}]]");
+            return Err(Error::ConfigText { place, why });
         };
         let title = match table.get("name").and_then(|name| name.get_ref().as_str()) {
-            Some(name) => format!("disk {}", name.escape_debug()),
-            None => format!("disk number {}", index + 1),
+            Some(name) => format!("{what} {}", name.escape_debug()),
+            None => format!("{what} number {}", index + 1),
         };
         Ok(self.section(title, offset, table))
     }
@@ -84,11 +89,13 @@ impl Lines<'_> {
         let name = name.escape_debug();
         let why = match name.to_string().as_str() {
             "reactor" => "reactor: a table is wanted: [reactor]".into(),
-            "disk" => "disk: a list of tables is wanted: [[disk]], with two brackets".into(),
-            other => match similar(other, &["reactor", "disk"]) {
-                Some("disk") => format!("{name}: unknown section; did you mean [[disk]]?"),
-                Some(_) => format!("{name}: unknown section; did you mean [reactor]?"),
-                None => format!("{name}: unknown; allowed at the top: [reactor], [[disk]]"),
+            list @ ("bdev" | "disk") => {
+                format!("{list}: a list of tables is wanted: [[{list}]], with two brackets")
+            }
+            other => match similar(other, &["reactor", "bdev", "disk"]) {
+                Some("reactor") => format!("{name}: unknown section; did you mean [reactor]?"),
+                Some(list) => format!("{name}: unknown section; did you mean [[{list}]]?"),
+                None => format!("{name}: unknown; allowed at the top: [reactor], [[bdev]], [[disk]]"),
             },
         };
         Error::ConfigText { place, why }
@@ -104,7 +111,7 @@ fn plain(value: &DeValue<'_>) -> Value {
         },
         DeValue::Boolean(yes) => Value::Boolean(*yes),
         DeValue::Array(items) => Value::List(items.iter().map(|item| plain(item.get_ref())).collect()),
-        DeValue::Float(number) => Value::Other(number.as_str().into()),
+        DeValue::Float(number) => Value::Float(number.as_str().into()),
         DeValue::Datetime(date) => Value::Other(date.to_string()),
         DeValue::Table(_) => Value::Other("{...}".into()),
     }

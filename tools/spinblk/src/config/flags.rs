@@ -25,7 +25,7 @@ pub(super) fn sections(flags: &Flags) -> Result<Sections, Error> {
     let reactor = Section { source: Source::Flags, title: "reactor".into(), settings };
     let disks =
         flags.disks.iter().enumerate().map(|(index, text)| disk(index, text)).collect::<Result<_, _>>()?;
-    Ok(Sections { reactor, disks })
+    Ok(Sections { reactor, bdevs: Vec::new(), disks })
 }
 
 fn disk(index: usize, text: &str) -> Result<Section, Error> {

@@ -1,20 +1,26 @@
 //! What to serve, checked: one [`Config`], whether it was written as a TOML file or as flags.
 //!
 //! ```text
-//!   TOML text ──file──┐
+//!   TOML text ──file──┐                          ┌─ stack: [[bdev]]s that name each other, as trees
 //!                     ├─► sections of settings ──check──► Config
-//!   flags ────flags───┘   (key, value, line)
+//!   flags ────flags───┘   (key, value, line)     └─ types, leaf, layer, rule: what one bdev's keys mean
 //! ```
 //!
 //! Everything that can be known without touching the machine is checked here. An error is one line that names the
 //! place, the key, the value and what is allowed.
 
+mod backend;
 mod check;
 mod file;
 mod flags;
+mod layer;
+mod leaf;
+mod rule;
 mod setting;
 mod size;
+mod stack;
 mod target;
+mod types;
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -22,12 +28,14 @@ use std::path::{Path, PathBuf};
 use spinblk_reactor::Hugepages;
 
 use crate::Error;
-use crate::backend::{Direct, NullReads};
 use crate::transport::BusDriver;
+pub use backend::{Backend, BackendKind, KeySource, Stack};
 pub(crate) use check::show_cores;
 pub use flags::Flags;
+pub(crate) use layer::error_name;
+pub(crate) use rule::{op_names, show_latency};
 pub(crate) use size::{SIZE_FORMS, parse_size, show_size};
-pub(crate) use target::{core_list, target};
+pub(crate) use target::{INLINE_KINDS, config_target, core_list, target};
 
 /// A file longer than this is no configuration.
 const MAX_FILE_BYTES: u64 = 1 << 20;
@@ -41,6 +49,8 @@ pub struct Config {
     pub hugepages: Hugepages,
     /// The disks; at least one, no name twice.
     pub disks: Vec<Disk>,
+    /// Stacks of the file that no disk stands on.
+    pub unused: Vec<Backend>,
 }
 
 /// One disk to export.
@@ -83,36 +93,6 @@ pub enum Via {
     },
 }
 
-/// What holds a disk's data.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Backend {
-    /// Nothing at all.
-    Null {
-        /// The size it pretends to have.
-        size_bytes: u64,
-        /// Logical block size.
-        block_size: u32,
-        /// What a read leaves in the buffer.
-        reads: NullReads,
-    },
-    /// RAM.
-    Malloc {
-        /// Its size.
-        size_bytes: u64,
-        /// Logical block size.
-        block_size: u32,
-    },
-    /// A file or block device.
-    Aio {
-        /// The file.
-        path: PathBuf,
-        /// Whether it is opened with O_DIRECT.
-        direct: Direct,
-        /// Logical block size; `None` for the target's own.
-        block_size: Option<u32>,
-    },
-}
-
 impl Config {
     /// Checks a TOML text; `name` stands for the file in messages.
     ///
@@ -135,12 +115,45 @@ impl Config {
     /// # Errors
     /// As [`Config::from_toml`], and [`Error::ConfigFile`] when it cannot be read.
     pub fn from_file(path: &Path) -> Result<Self, Error> {
-        let failed = |source| Error::ConfigFile { path: path.into(), source };
-        let mut text = String::new();
-        let file = std::fs::File::open(path).map_err(failed)?;
-        file.take(MAX_FILE_BYTES).read_to_string(&mut text).map_err(failed)?;
-        Self::from_toml(&text, &path.display().to_string())
+        Self::from_toml(&read(path)?, &path.display().to_string())
     }
+
+    /// All stacks, those of disks first.
+    #[must_use]
+    pub fn into_stacks(self) -> Vec<Stack> {
+        let of_disk =
+            |disk: Disk| Stack { disk: Some(disk.name), read_only: disk.read_only, top: disk.backend };
+        let unused = |top| Stack { disk: None, read_only: false, top };
+        self.disks.into_iter().map(of_disk).chain(self.unused.into_iter().map(unused)).collect()
+    }
+}
+
+/// Checks a TOML text and gives its stacks. It may have `[[bdev]]` sections alone; otherwise it is checked as a whole
+/// [`Config`].
+///
+/// # Errors
+/// As [`Config::from_toml`].
+pub fn stacks_from_toml(text: &str, name: &str) -> Result<Vec<Stack>, Error> {
+    check::stacks(&file::sections(text, name)?)
+}
+
+/// The same from a file.
+///
+/// # Errors
+/// As [`Config::from_file`].
+pub fn stacks_from_file(path: &Path) -> Result<Vec<Stack>, Error> {
+    stacks_from_toml(&read(path)?, &path.display().to_string())
+}
+
+fn read(path: &Path) -> Result<String, Error> {
+    let failed = |source| Error::ConfigFile { path: path.into(), source };
+    let mut text = String::new();
+    let file = std::fs::File::open(path).map_err(failed)?;
+    let len_bytes = file.take(MAX_FILE_BYTES + 1).read_to_string(&mut text).map_err(failed)?;
+    if len_bytes as u64 > MAX_FILE_BYTES {
+        return Err(failed(std::io::Error::other("it is longer than 1 MiB, which no configuration is")));
+    }
+    Ok(text)
 }
 
 #[cfg(test)]

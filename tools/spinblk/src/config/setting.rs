@@ -11,17 +11,21 @@ use crate::Error;
 const LAST_CORE: usize = 1023;
 /// A name is taken for a misspelling of another one from this likeness on (1 is equal).
 const LIKENESS: f64 = 0.75;
+/// Longer words are no misspellings. Comparing takes time in proportion to both lengths, and a file may be hostile.
+const MAX_LIKE_BYTES: usize = 64;
 
 /// A value as it was written.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Value {
     Text(String),
     Integer(i64),
+    /// As it was written.
+    Float(String),
     Boolean(bool),
     List(Vec<Value>),
     /// Text of a flag, which has no type of its own yet.
     Flag(String),
-    /// Something that no setting takes: a date, a float, a table.
+    /// Something that no setting takes: a date, a table.
     Other(String),
 }
 
@@ -37,6 +41,23 @@ impl Value {
         match self {
             Self::Integer(number) => Some(*number),
             Self::Flag(text) => text.parse().ok(),
+            _ => None,
+        }
+    }
+
+    /// A number with or without a fraction.
+    pub(super) fn number(&self) -> Option<f64> {
+        match self {
+            Self::Integer(number) => Some(*number as f64),
+            Self::Float(text) | Self::Flag(text) => text.parse().ok(),
+            _ => None,
+        }
+    }
+
+    /// A list of texts.
+    pub(super) fn texts(&self) -> Option<Vec<String>> {
+        match self {
+            Self::List(values) => values.iter().map(|value| value.text().map(String::from)).collect(),
             _ => None,
         }
     }
@@ -77,7 +98,7 @@ impl fmt::Display for Value {
                 let values: Vec<String> = values.iter().map(Self::to_string).collect();
                 write!(f, "[{}]", values.join(", "))
             }
-            Self::Flag(text) | Self::Other(text) => f.write_str(text),
+            Self::Float(text) | Self::Flag(text) | Self::Other(text) => f.write_str(text),
         }
     }
 }
@@ -102,11 +123,11 @@ pub(super) enum Source {
     Flags,
 }
 
-/// A group of settings: the reactors' or one disk's.
+/// A group of settings: the reactors', one bdev's or one disk's.
 #[derive(Clone, Debug)]
 pub(super) struct Section {
     pub(super) source: Source,
-    /// What it describes: `reactor`, `disk d0`, `disk number 2`.
+    /// What it describes: `reactor`, `bdev r0`, `disk d0`, `disk number 2`.
     pub(super) title: String,
     pub(super) settings: Vec<Setting>,
 }
@@ -139,6 +160,11 @@ impl Section {
         })
     }
 
+    /// Reads a yes or no, which is no when it is not there.
+    pub(super) fn flag(&self, key: &str) -> Result<bool, Error> {
+        Ok(self.read(key, "true, false", Value::boolean)?.unwrap_or(false))
+    }
+
     /// Refuses a key that is not among `known`.
     pub(super) fn only(&self, known: &[&str]) -> Result<(), Error> {
         let Some(setting) = self.settings.iter().find(|setting| !known.contains(&setting.key.as_str()))
@@ -166,6 +192,19 @@ impl Section {
         Error::Setting { place: self.place(setting.line), what, why: why.into() }
     }
 
+    /// The error for a setting whose value must not be shown.
+    pub(super) fn refuse_unseen(&self, setting: &Setting, why: &str) -> Error {
+        Error::Setting { place: self.place(setting.line), what: self.spell(&setting.key), why: why.into() }
+    }
+
+    /// The error for a key that is wrong, or missing where its default is wrong.
+    pub(super) fn refuse_key(&self, key: &str, why: &str) -> Error {
+        match self.get(key) {
+            Some(setting) => self.refuse(setting, why),
+            None => self.missing(key, why),
+        }
+    }
+
     /// The error for a setting that is not there.
     pub(super) fn missing(&self, key: &str, why: &str) -> Error {
         let what = match &self.source {
@@ -174,6 +213,18 @@ impl Section {
         };
         let place = self.place(0);
         Error::Setting { place, what, why: format!("is missing; {why}") }
+    }
+
+    pub(super) fn is_in_file(&self) -> bool {
+        matches!(self.source, Source::File(..))
+    }
+
+    /// Where the section begins, `file:line`; empty for flags.
+    pub(super) fn position(&self) -> String {
+        match &self.source {
+            Source::File(name, first) => format!("{name}:{first}"),
+            Source::Flag(_) | Source::Flags => String::new(),
+        }
     }
 
     /// Where a message points to: `file:line: disk d0: `, `--disk d0: ` or nothing. Line 0 stands for the section.
@@ -201,6 +252,9 @@ impl Section {
 
 /// The name among `known` that `word` looks most like, if any.
 pub(super) fn similar<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
+    if word.len() > MAX_LIKE_BYTES {
+        return None;
+    }
     let likeness = |name: &str| strsim::jaro_winkler(word, name);
     let best = known.iter().copied().max_by(|a, b| likeness(a).total_cmp(&likeness(b)))?;
     (likeness(best) >= LIKENESS).then_some(best)

@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::backend::NullReads;
 
 const EXAMPLE: &str = include_str!("../../example.toml");
 
@@ -19,17 +20,23 @@ fn flags(cores: &str, disks: &[&str]) -> Result<Config, Error> {
 fn the_example_is_a_configuration_with_every_key() {
     let config = toml(EXAMPLE).unwrap();
     assert_eq!(config.cores, [1, 2]);
-    assert_eq!(config.disks.len(), 4);
-    assert_eq!(config.disks[0].backend, Backend::Malloc { size_bytes: 256 << 20, block_size: 4096 });
+    let names: Vec<&str> = config.disks.iter().map(|disk| disk.name.as_str()).collect();
+    assert_eq!(names, ["ram0", "file0", "null0", "vm0", "vault0", "bad0", "archive0"]);
+    let ram = BackendKind::Malloc { size_bytes: 256 << 20, block_size: 4096 };
+    assert_eq!(
+        config.disks[0].backend,
+        Backend { name: "ram0".into(), place: "s.toml:11".into(), kind: ram }
+    );
     let vduse = Via::Vduse { driver: BusDriver::VirtioVdpa, bounce_bytes: Some(64 << 20), packed: false };
     assert_eq!(config.disks[0].via, vduse);
     assert_eq!(config.disks[3].via, Via::VhostUser { socket: "/run/vm0.sock".into() });
     assert_eq!(config.disks[1].cores, [2]);
-    let null = Backend::Null { size_bytes: 1 << 40, block_size: 512, reads: NullReads::Zeroes };
-    assert_eq!(config.disks[2].backend, null);
+    let null = BackendKind::Null { size_bytes: 1 << 40, block_size: 512, reads: NullReads::Zeroes };
+    assert_eq!(config.disks[2].backend.kind, null);
     assert_eq!(config.disks[2].cores, [1, 2]);
     assert_eq!(config.disks[2].serial, "null0");
-    for key in check::DISK_KEYS.iter().chain(check::REACTOR_KEYS) {
+    assert_eq!(config.unused, []);
+    for key in [check::DISK_KEYS, check::REACTOR_KEYS, types::BDEV_KEYS].concat() {
         assert!(EXAMPLE.lines().any(|line| line.starts_with(&format!("{key} = "))), "{key}");
     }
 }
@@ -48,7 +55,12 @@ fn flags_and_file_give_the_same() {
             "name=vm0,type=malloc,size=1GiB,transport=vhost-user,socket=/run/vm0.sock".into(),
         ],
     });
-    assert_eq!(from_flags.unwrap(), toml(EXAMPLE).unwrap());
+    let (inline, _) = EXAMPLE.split_once("# A disk over a stack").unwrap();
+    let mut from_file = toml(inline).unwrap();
+    for disk in &mut from_file.disks {
+        disk.backend.place.clear();
+    }
+    assert_eq!(from_flags.unwrap(), from_file);
 }
 
 #[test]
@@ -57,7 +69,7 @@ fn refusals_of_a_file_name_line_key_value_and_what_is_allowed() {
     let null = "type = \"null\"\nsize = \"1M\"\n";
     let cases = [
         ("[reactor\n", "s.toml:1: unclosed table, expected `]`"),
-        ("cores = [1]\n", "s.toml:1: cores: unknown; allowed at the top: [reactor], [[disk]]"),
+        ("cores = [1]\n", "s.toml:1: cores: unknown; allowed at the top: [reactor], [[bdev]], [[disk]]"),
         ("[disks]\n", "s.toml:1: disks: unknown section; did you mean [[disk]]?"),
         ("[disk]\nname = \"d\"\n", "s.toml:1: disk: a list of tables is wanted: [[disk]], with two brackets"),
         ("", "s.toml:1: reactor: cores: is missing; name the cores that are to poll, one reactor each"),
@@ -88,7 +100,15 @@ fn refusals_of_a_file_name_line_key_value_and_what_is_allowed() {
         assert_eq!(toml(text).unwrap_err().one_line(), want, "{text}");
     }
     let disk_cases = [
-        ("", "s.toml:3: disk d0: type: is missing; allowed: null, malloc, aio"),
+        (
+            "",
+            "s.toml:3: disk d0: type: is missing; allowed: null, malloc, aio, or bdev = \"NAME\" of a [[bdev]]",
+        ),
+        (
+            "type = \"raid0\"\n",
+            "s.toml:5: disk d0: type = \"raid0\": allowed: null, malloc, aio; write a [[bdev]] of this type and give its \
+             name as bdev = \"NAME\"",
+        ),
         ("type = \"nul\"\n", "s.toml:5: disk d0: type = \"nul\": allowed: null, malloc, aio"),
         ("type = \"malloc\"\n", "s.toml:3: disk d0: size: is missing; for example \"256MiB\""),
         (
@@ -198,7 +218,7 @@ fn a_vhost_user_disk_needs_a_socket_of_its_own() {
 
 #[test]
 fn refusals_of_flags_name_disk_and_key() {
-    let cases: [(&str, &[&str], &str); 8] = [
+    let cases: [(&str, &[&str], &str); 10] = [
         ("1,1", &[], "--cores 1,1: core 1 is named twice"),
         ("1,x", &[], "--cores 1,x: allowed: core numbers from 0 to 1023, at least one"),
         (
@@ -218,6 +238,8 @@ fn refusals_of_flags_name_disk_and_key() {
             "--disk number 1: name: is missing; it names the disk on the vDPA bus, for example \"d0\"",
         ),
         ("1", &["name=d0,type=null,type=aio"], "--disk d0: type=aio: this key was given before"),
+        ("1", &["name=d0"], "--disk d0: type: is missing; allowed: null, malloc, aio"),
+        ("1", &["name=d0,bdev=c0"], "--disk d0: bdev=c0: stacks are written in a file; see --config"),
         ("1", &["name=d0,ro"], "--disk d0: ro=: KEY=VALUE is wanted, with commas between"),
     ];
     for (cores, disks, want) in cases {
@@ -229,30 +251,36 @@ fn refusals_of_flags_name_disk_and_key() {
 
 /// Texts that get past the TOML parser more often than noise does.
 fn almost_toml() -> impl Strategy<Value = String> {
-    let key = prop::sample::select([check::DISK_KEYS, check::REACTOR_KEYS, &["disk", "x"]].concat());
+    let keys = [check::DISK_KEYS, check::REACTOR_KEYS, types::BDEV_KEYS, &["disk", "x"]].concat();
+    let words =
+        ["null", "malloc", "aio", "raid0", "crypto", "delay", "error", "try", "on", "a", "b", "c", "2ms"];
     let value = prop_oneof![
         any::<i64>().prop_map(|n| n.to_string()),
         any::<f64>().prop_map(|n| n.to_string()),
         any::<bool>().prop_map(|b| b.to_string()),
         "\\PC{0,30}".prop_map(|text| format!("{text:?}")),
         "[0-9]{1,20}[kKMGTiB]{0,3}".prop_map(|size| format!("\"{size}\"")),
-        prop::sample::select(vec!["null", "malloc", "aio", "try", "on"])
-            .prop_map(|word| format!("\"{word}\"")),
+        prop::sample::select(words.to_vec()).prop_map(|word| format!("{word:?}")),
         prop::collection::vec(0..5u64, 0..4).prop_map(|cores| format!("{cores:?}")),
+        prop::collection::vec("[abc]", 0..4).prop_map(|names| format!("{names:?}")),
         Just("{ a = 1 }".to_string()),
         Just("0xffffffffffffffffff".to_string()),
         Just("1979-05-27T07:32:00Z".to_string()),
     ];
+    let section = vec!["[[disk]]", "[[bdev]]", "[reactor]", "[disk]", "[[reactor]]"];
     let line = prop_oneof![
-        8 => (key, value).prop_map(|(key, value)| format!("{key} = {value}")),
-        1 => prop::sample::select(vec!["[[disk]]", "[reactor]", "[disk]", "[[reactor]]"]).prop_map(String::from),
+        8 => (prop::sample::select(keys), value).prop_map(|(key, value)| format!("{key} = {value}")),
+        1 => prop::sample::select(section).prop_map(String::from),
+        2 => "[abc]".prop_map(|name| format!("[[bdev]]\nname = {name:?}")),
+        1 => "[abc]".prop_map(|child| format!("type = \"delay\"\nlatency = \"1s\"\nchild = {child:?}")),
     ];
-    prop::collection::vec(line, 0..12)
+    prop::collection::vec(line, 0..16)
         .prop_map(|lines| format!("[reactor]\ncores = [1]\n[[disk]]\n{}", lines.join("\n")))
 }
 
 fn check_text(text: &str) {
-    if let Err(e) = toml(text) {
+    let stacks = stacks_from_toml(text, "s.toml").map(drop);
+    for e in [toml(text).map(drop), stacks].into_iter().filter_map(Result::err) {
         let line = e.one_line();
         assert!(!line.contains('\n') && !line.is_empty(), "{line:?}");
     }
@@ -267,6 +295,9 @@ proptest! {
     #[test]
     fn no_text_close_to_a_configuration_makes_it_panic(text in almost_toml()) {
         check_text(&text);
+        if let Some((_, bdevs)) = text.split_once("[[bdev]]") {
+            check_text(&format!("[[bdev]]{bdevs}"));
+        }
     }
 
     #[test]

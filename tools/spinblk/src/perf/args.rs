@@ -7,16 +7,16 @@ use clap::{Args, ValueEnum};
 use spinblk_load::{Access, Completions, Job, RingFormat};
 
 use crate::Error;
-use crate::config::{self, Backend, Disk, SIZE_FORMS, parse_size};
+use crate::config::{self, INLINE_KINDS, SIZE_FORMS, Stack, parse_size};
 use crate::cores::allowed_cores;
 
 pub(crate) const PERF_HELP: &str = "\
 Puts a target under load from polling threads, one on each core of --cores, and prints its speed and latencies.
 
-The target is a disk in this process (null, malloc, aio, as `serve --disk` makes them) or the socket of any \
-vhost-user-blk server. Latency runs from before a request is written into the ring to the poll that finds it completed; \
-requests that are still in flight when the time is up are not counted. A thread with --completions interrupt sleeps \
-whenever it has nothing to do, and its latencies include waking up. Exit status: 1 when a request failed or \
+The target is a disk in this process (null, malloc, aio, as `serve --disk` makes them, or a [[bdev]] of a TOML file with \
+all that it stands on) or the socket of any vhost-user-blk server. Latency runs from before a request is written into \
+the ring to the poll that finds it completed; requests that are still in flight when the time is up are not counted. A \
+thread with --completions interrupt sleeps whenever it has nothing to do, and its latencies include waking up. Exit status: 1 when a request failed or \
 --verify found wrong contents.
 
 A verified run stamps every block with its offset, a generation and a checksum: reads come after a pass of writes, and \
@@ -27,16 +27,19 @@ Examples:
   spinblk perf --target vhost-user:/run/d0.sock --qd 32 --cores 1
   spinblk perf --target malloc:size=1GiB --rw randrw --mix 70 --queues 2 --cores 1,2 --json result.json
   spinblk perf --target aio:path=/srv/disk.img,read-only=true --bs 128KiB --rw read --time-s 30
+  spinblk perf --target config:file=spinblk.toml,bdev=c0 --rw randwrite --qd 8
   spinblk perf --target vhost-user:/run/d0.sock --ring packed --indirect --qd 256
   spinblk perf --target vhost-user:/run/d0.sock --completions interrupt --qd 1
   spinblk perf --target vhost-user:/run/d0.sock --rw randwrite --span 256MiB --verify";
 
-const TARGET_FORMS: &str = "vhost-user:SOCKET, null:size=1GiB, malloc:size=1GiB, aio:path=FILE";
+const TARGET_FORMS: &str =
+    "vhost-user:SOCKET, null:size=1GiB, malloc:size=1GiB, aio:path=FILE, config:file=FILE,bdev=NAME";
 
 /// Flags of `perf`.
 #[derive(Clone, Debug, Args)]
 pub struct PerfArgs {
-    /// What to load: vhost-user:SOCKET, null:size=1GiB, malloc:size=1GiB, aio:path=FILE; keys as for `serve --disk`
+    /// What to load: vhost-user:SOCKET; null:size=1GiB, malloc:size=1GiB, aio:path=FILE, keys as for `serve --disk`;
+    /// config:file=FILE,bdev=NAME
     #[arg(long, value_name = "TARGET")]
     pub target: String,
     /// The order of offsets and the kind of requests
@@ -128,8 +131,8 @@ pub enum RingArg {
 /// A checked target.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum TargetArg {
-    /// A disk in this process.
-    Disk(Disk),
+    /// A bdev in this process.
+    Bdev(Stack),
     /// A server's socket.
     VhostUser(PathBuf),
 }
@@ -190,7 +193,7 @@ impl PerfArgs {
     /// The format of the target's rings; `None` when it has none.
     pub(super) fn format(&self, target: &TargetArg) -> Option<RingFormat> {
         match (target, self.ring) {
-            (TargetArg::Disk(_), _) => None,
+            (TargetArg::Bdev(_), _) => None,
             (TargetArg::VhostUser(_), None | Some(RingArg::Split)) => Some(RingFormat::Split),
             (TargetArg::VhostUser(_), Some(RingArg::Packed)) => Some(RingFormat::Packed),
         }
@@ -200,12 +203,15 @@ impl PerfArgs {
         let (kind, rest) = self.target.split_once(':').unwrap_or((&self.target, ""));
         match kind {
             "vhost-user" if !rest.is_empty() => Ok(TargetArg::VhostUser(rest.into())),
-            _ if Backend::KINDS.contains(&kind) && (self.ring.is_some() || self.indirect) => {
+            _ if kind != "config" && !INLINE_KINDS.contains(&kind) => {
+                Err(Error::Usage(format!("--target {}: allowed: {TARGET_FORMS}", self.target)))
+            }
+            _ if self.ring.is_some() || self.indirect => {
                 let flag = if self.indirect { "--indirect" } else { "--ring" };
                 Err(Error::Usage(format!("{flag}: only for vhost-user targets; a {kind} disk has no ring")))
             }
-            _ if Backend::KINDS.contains(&kind) => config::target(kind, rest).map(TargetArg::Disk),
-            _ => Err(Error::Usage(format!("--target {}: allowed: {TARGET_FORMS}", self.target))),
+            "config" => config::config_target(rest).map(TargetArg::Bdev),
+            _ => config::target(kind, rest).map(TargetArg::Bdev),
         }
     }
 }
@@ -229,6 +235,7 @@ mod tests {
 
     use super::*;
     use crate::cli::{Cli, Command};
+    use crate::config::BackendKind;
 
     fn job(flags: &str) -> Result<(Job, TargetArg), Error> {
         let words = ["spinblk", "perf"].into_iter().chain(flags.split_whitespace());
@@ -244,8 +251,11 @@ mod tests {
         .unwrap();
         assert_eq!((job.read_percent, job.block_bytes, job.depth, job.queues), (70, 8192, 4, 3));
         assert_eq!((job.cores, job.time), (vec![1, 2], Duration::from_millis(500)));
-        let TargetArg::Disk(disk) = target else { panic!("{target:?}") };
-        assert!(matches!(disk.backend, Backend::Null { size_bytes: 0x4000_0000, block_size: 4096, .. }));
+        let TargetArg::Bdev(stack) = target else { panic!("{target:?}") };
+        assert!(matches!(
+            stack.top.kind,
+            BackendKind::Null { size_bytes: 0x4000_0000, block_size: 4096, .. }
+        ));
     }
 
     #[test]

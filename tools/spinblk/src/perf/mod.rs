@@ -20,6 +20,7 @@ pub use args::PerfArgs;
 pub(crate) use args::{PERF_EXAMPLES, PERF_HELP};
 pub use report::{Report, Ring};
 
+use crate::backend::Making;
 use crate::cores::Cores;
 use crate::report::{check_writable, write_json};
 use crate::signals::Signals;
@@ -40,8 +41,8 @@ pub fn perf(args: &PerfArgs) -> Result<(), Error> {
     let _cores = Cores::claim(&job.cores)?;
     let format = args.format(&target);
     match target {
-        TargetArg::Disk(disk) => {
-            let bdev = backend::open(&disk, Hugepages::Try)?;
+        TargetArg::Bdev(stack) => {
+            let bdev = backend::open(&stack.top, stack.read_only, Making::Really(Hugepages::Try))?.bdev;
             run(args, &job, format, &BdevTarget::new(bdev, Hugepages::Try))
         }
         TargetArg::VhostUser(path) => {

@@ -37,8 +37,9 @@ pub struct DiskReport {
     pub block_device: Option<PathBuf>,
     /// Whether its bounce region was our own memory.
     pub umem: bool,
-    /// Requests through registered buffers.
-    pub fixed_buffer_ios: u64,
+    /// What its backend did, all queues together.
+    #[serde(flatten)]
+    pub backend: BackendReport,
     /// By the name of the operation: `read`, `write`, `flush`, `discard`, `write_zeroes`, `other`.
     pub ops: BTreeMap<&'static str, OpReport>,
     /// One for each virtqueue.
@@ -85,10 +86,28 @@ pub struct QueueReport {
     pub interrupts_sent: u64,
     /// Batches for which the driver wanted none.
     pub interrupts_suppressed: u64,
-    /// Requests through registered buffers.
-    pub fixed_buffer_ios: u64,
+    /// What its backend did for it.
+    #[serde(flatten)]
+    pub backend: BackendReport,
     /// Waits for the control thread to map memory.
     pub mapping_faults: u64,
+}
+
+/// How a backend did its I/Os.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct BackendReport {
+    /// Through registered buffers.
+    pub fixed_buffer_ios: u64,
+    /// Copied, as the target did not take their memory.
+    pub bounced_ios: u64,
+    /// Completed by polling the device.
+    pub polled_ios: u64,
+    /// Operations sent again.
+    pub retries: u64,
+    /// Failed because the target is full.
+    pub no_space: u64,
+    /// Failed by the target in other ways.
+    pub target_failures: u64,
 }
 
 /// How one reactor spent its time.
@@ -131,7 +150,7 @@ impl DiskReport {
             name: export.name.clone(),
             block_device: export.device_path.clone(),
             umem: export.umem,
-            fixed_buffer_ios: sum.fixed_buffer_ios,
+            backend: BackendReport::new(&sum),
             ops: OpKind::ALL.into_iter().map(|kind| (kind.name(), OpReport::new(sum.op(kind)))).collect(),
             queues: export.queues.iter().map(QueueReport::new).collect(),
         }
@@ -166,8 +185,21 @@ impl QueueReport {
             batches: stats.batches,
             interrupts_sent: stats.interrupts_sent,
             interrupts_suppressed: stats.interrupts_suppressed,
-            fixed_buffer_ios: stats.fixed_buffer_ios,
+            backend: BackendReport::new(stats),
             mapping_faults: stats.mapping_faults,
+        }
+    }
+}
+
+impl BackendReport {
+    fn new(stats: &QueueStats) -> Self {
+        Self {
+            fixed_buffer_ios: stats.fixed_buffer_ios,
+            bounced_ios: stats.bounced_ios,
+            polled_ios: stats.polled_ios,
+            retries: stats.retries,
+            no_space: stats.no_space,
+            target_failures: stats.target_failures,
         }
     }
 }

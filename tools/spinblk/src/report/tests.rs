@@ -44,6 +44,27 @@ fn the_text_shows_operations_queues_and_reactors() {
 }
 
 #[test]
+fn what_seldom_happens_is_shown_when_it_did() {
+    let mut export = export();
+    let stats = &mut export.queues[1].stats;
+    (stats.bounced_ios, stats.polled_ios, stats.retries) = (7, 0, 3);
+    (stats.no_space, stats.target_failures) = (1, 2);
+    let report = Report::new(&[export], Vec::new(), Vec::new());
+    let text = report.to_string();
+    let [first, second] = text.lines().filter(|line| line.contains("queue")).collect::<Vec<_>>()[..] else {
+        panic!("{text}")
+    };
+    assert!(first.ends_with("999 fixed-buffer I/Os"), "{text}");
+    let rare =
+        "999 fixed-buffer I/Os, 7 bounced, 3 retries, 1 failed for want of space, 2 failed by the target";
+    assert!(second.ends_with(rare), "{text}");
+    let json = serde_json::to_value(&report).unwrap();
+    let disk = &json["disks"][0];
+    assert_eq!((&disk["bounced_ios"], &disk["target_failures"]), (&7.into(), &2.into()));
+    assert_eq!((&disk["queues"][0]["no_space"], &disk["queues"][1]["no_space"]), (&0.into(), &1.into()));
+}
+
+#[test]
 fn a_disk_without_requests_says_so() {
     let mut export = export();
     (export.queues, export.device_path) = (Vec::new(), None);

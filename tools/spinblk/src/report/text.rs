@@ -5,7 +5,7 @@ use std::fmt;
 use comfy_table::{CellAlignment, Table, presets};
 use spinblk_perf::OpKind;
 
-use super::{DiskReport, OpReport, QueueReport, ReactorReport, Report};
+use super::{BackendReport, DiskReport, OpReport, QueueReport, ReactorReport, Report};
 
 const OP_HEADER: [&str; 10] = ["", "ios", "MiB", "errors", "mean", "p50", "p90", "p99", "p99.9", "max"];
 
@@ -51,7 +51,7 @@ fn op_row(name: &str, op: &OpReport) -> Vec<String> {
 
 fn write_queue(f: &mut fmt::Formatter<'_>, queue: &QueueReport) -> fmt::Result {
     let per_batch = queue.requests as f64 / queue.batches.max(1) as f64;
-    writeln!(
+    write!(
         f,
         " queue {} on core {}: {} requests in {} batches ({per_batch:.1} each), interrupts {} sent, {} suppressed, \
          {} fixed-buffer I/Os",
@@ -61,8 +61,20 @@ fn write_queue(f: &mut fmt::Formatter<'_>, queue: &QueueReport) -> fmt::Result {
         queue.batches,
         queue.interrupts_sent,
         queue.interrupts_suppressed,
-        queue.fixed_buffer_ios,
-    )
+        queue.backend.fixed_buffer_ios,
+    )?;
+    let BackendReport { bounced_ios, polled_ios, retries, no_space, target_failures, .. } = queue.backend;
+    let rare = [
+        (bounced_ios, "bounced"),
+        (polled_ios, "polled"),
+        (retries, "retries"),
+        (no_space, "failed for want of space"),
+        (target_failures, "failed by the target"),
+    ];
+    rare.iter()
+        .filter(|(count, _)| *count > 0)
+        .try_for_each(|(count, what)| write!(f, ", {count} {what}"))?;
+    writeln!(f)
 }
 
 fn write_reactor(f: &mut fmt::Formatter<'_>, reactor: &ReactorReport) -> fmt::Result {

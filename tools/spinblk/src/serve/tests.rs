@@ -177,9 +177,11 @@ fn a_disk_is_described_in_one_line() {
     let disk = "name=d0,type=malloc,size=256MiB,queues=2,read-only=true".to_string();
     let flags = Flags { cores: Some("1,2,3".into()), disks: vec![disk], ..Flags::default() };
     let config = Config::from_flags(&flags).unwrap();
-    let line = describe(&config.disks[0], 256 << 20, Some("/dev/vda".into()));
+    let info = |size_bytes| Info { read_only: true, ..Info::new("d0", size_bytes, 512).unwrap() };
+    let line = describe(&config.disks[0], &info(256 << 20), Some("/dev/vda".into()));
     assert_eq!(line, "d0: /dev/vda, malloc 256 MiB read-only, 2 queues of 256 on cores 1, 2, virtio-vdpa");
     let via = Via::VhostUser { socket: "/run/d0.sock".into() };
-    let line = describe(&Disk { via, ..config.disks[0].clone() }, 1 << 30, Some("/run/d0.sock".into()));
+    let disk = Disk { via, ..config.disks[0].clone() };
+    let line = describe(&disk, &info(1 << 30), Some("/run/d0.sock".into()));
     assert_eq!(line, "d0: /run/d0.sock, malloc 1 GiB read-only, 2 queues of 256 on cores 1, 2, vhost-user");
 }
