@@ -13,6 +13,23 @@ pub enum Error {
     /// The queue refused the ring.
     #[error(transparent)]
     Queue(#[from] spinblk_virtio::QueueError),
+    /// A stack could not be put under load.
+    #[error(transparent)]
+    Load(#[from] spinblk_load::Error),
+    /// A request that cannot fail did.
+    #[error("a request to {disk} failed: {why}")]
+    Failed {
+        /// The disk's name.
+        disk: String,
+        /// What it answered.
+        why: &'static str,
+    },
+    /// aws-lc refused the key or a sector.
+    #[error("aws-lc fails in {0}")]
+    Cipher(&'static str),
+    /// The key of a measurement could not be written.
+    #[error("cannot write a key to a temporary file: {0}")]
+    KeyFile(std::io::Error),
     /// The thread could not be pinned.
     #[error("core {0} cannot be used; name others with --cores (or --core)")]
     Core(usize),

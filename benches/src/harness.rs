@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::sys::resource::{UsageWho, getrusage};
 use serde::Serialize;
@@ -43,20 +43,23 @@ impl fmt::Display for Spread {
 
 /// Measures each of `cases` once per repeat, in turn, the order turned round each time: what disturbs the machine
 /// for a while then hits all of them. The results are in the order of `cases`.
+///
+/// # Errors
+/// The first that `measure` gives.
 pub fn interleaved<C>(
     repeats: usize,
     cases: &mut [C],
-    mut measure: impl FnMut(&mut C) -> f64,
-) -> Vec<Vec<f64>> {
+    mut measure: impl FnMut(&mut C) -> Result<f64, Error>,
+) -> Result<Vec<Vec<f64>>, Error> {
     let mut results = vec![Vec::with_capacity(repeats); cases.len()];
     for repeat in 0..repeats {
         let forwards = repeat % 2 == 0;
         for step in 0..cases.len() {
             let index = if forwards { step } else { cases.len() - 1 - step };
-            results[index].push(measure(&mut cases[index]));
+            results[index].push(measure(&mut cases[index])?);
         }
     }
-    results
+    Ok(results)
 }
 
 /// Nanoseconds that `work` takes for each of `count`.
@@ -64,6 +67,29 @@ pub fn ns_per(count: u64, work: impl FnOnce()) -> f64 {
     let began = Instant::now();
     work();
     began.elapsed().as_nanos() as f64 / count.max(1) as f64
+}
+
+/// Nanoseconds for each of what `batch` does, again and again for `time`; it says how many those were.
+///
+/// # Errors
+/// The first that `batch` gives.
+pub fn ns_per_for(time: Duration, mut batch: impl FnMut() -> Result<u64, Error>) -> Result<f64, Error> {
+    let (began, mut count) = (Instant::now(), 0);
+    loop {
+        count += batch()?;
+        let elapsed = began.elapsed();
+        if elapsed >= time {
+            return Ok(elapsed.as_nanos() as f64 / count.max(1) as f64);
+        }
+    }
+}
+
+/// What `--seconds` says.
+///
+/// # Errors
+/// [`Error::Argument`].
+pub fn seconds(value: f64) -> Result<Duration, Error> {
+    Duration::try_from_secs_f64(value).map_err(|e| Error::Argument(format!("--seconds {value}: {e}")))
 }
 
 /// Keeps the calling thread on `core`.
@@ -117,10 +143,25 @@ mod tests {
     #[test]
     fn the_order_turns_round() {
         let mut order = String::new();
-        interleaved(2, &mut ['a', 'b'], |case| {
+        let results = interleaved(2, &mut ['a', 'b'], |case| {
             order.push(*case);
-            0.0
+            Ok(f64::from(order.len() as u8))
         });
         assert_eq!(order, "abba");
+        assert_eq!(results.unwrap(), [[1.0, 4.0], [2.0, 3.0]]);
+    }
+
+    #[test]
+    fn an_error_ends_it() {
+        let fails = |_: &mut ()| Err(Error::Cipher("a test"));
+        assert!(interleaved(1, &mut [()], fails).is_err());
+        assert!(ns_per_for(Duration::MAX, || Err(Error::Cipher("a test"))).is_err());
+        assert!(seconds(-1.0).is_err());
+    }
+
+    #[test]
+    fn a_batch_counts_as_many_as_it_says() {
+        let each = |count| ns_per_for(Duration::from_millis(2), move || Ok(count)).unwrap();
+        assert!(each(1 << 40) < 1.0 && each(0) >= 2e6);
     }
 }

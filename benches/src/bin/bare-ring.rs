@@ -13,10 +13,9 @@
 //! status byte goes the other way. Descriptors never change, so they stay in the device's cache and cost nothing here.
 
 use std::process::ExitCode;
-use std::time::Duration;
 
 use clap::Parser;
-use spinblk_benches::{Error, Load, Traffic, bare_ring, main_with, print_json};
+use spinblk_benches::{Error, Load, Traffic, bare_ring, main_with, print_json, seconds};
 
 const DEPTHS: [u16; 4] = [1, 4, 32, 128];
 const REPEATS: usize = 9;
@@ -53,8 +52,7 @@ fn run(args: &Args) -> Result<(), Error> {
     let [driver, device] = args.cores[..] else {
         return Err(Error::Argument("--cores: two cores are wanted, such as 0,1".into()));
     };
-    let time = Duration::try_from_secs_f64(args.seconds)
-        .map_err(|e| Error::Argument(format!("--seconds {}: {e}", args.seconds)))?;
+    let time = seconds(args.seconds)?;
     if args.json {
         return print_json(&bare_ring(
             [driver, device],

@@ -16,7 +16,7 @@ use clap::Parser;
 use serde::Serialize;
 use spinblk_bdev::Bdev;
 use spinblk_benches::{
-    CHAINS, Driver, Error, Shape, Spread, main_with, null_disk, open_queue, pin, print_json,
+    CHAINS, Driver, Error, Shape, Spread, main_with, null_disk, open_queue, pin, print_json, seconds,
 };
 use spinblk_reactor::{Config, Handle};
 
@@ -71,8 +71,7 @@ fn run(args: &Args) -> Result<(), Error> {
     if let Some(depth) = args.depths.iter().find(|depth| !(1..=CHAINS).contains(*depth)) {
         return Err(Error::Argument(format!("--depths {depth}: 1 to {CHAINS} can be in flight")));
     }
-    let time = Duration::try_from_secs_f64(args.seconds)
-        .map_err(|e| Error::Argument(format!("--seconds {}: {e}", args.seconds)))?;
+    let time = seconds(args.seconds)?;
     let disk = null_disk()?;
     let mut rows = Vec::new();
     for &depth in &args.depths {

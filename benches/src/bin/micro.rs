@@ -68,16 +68,7 @@ fn run(args: &Args) -> Result<(), Error> {
     pin(other)?;
     pin(core)?;
     let mut cases = cases()?;
-    let mut fault = None;
-    let results = interleaved(args.repeats, &mut cases, |case| {
-        case.measure(other).unwrap_or_else(|e| {
-            fault = Some(e);
-            f64::NAN
-        })
-    });
-    if let Some(fault) = fault {
-        return Err(fault);
-    }
+    let results = interleaved(args.repeats, &mut cases, |case| case.measure(other))?;
     let rows: Vec<Row> = cases
         .iter()
         .zip(results)

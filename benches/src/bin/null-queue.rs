@@ -98,14 +98,14 @@ fn measured(args: &Args) -> Result<(), Error> {
         }
     }
     let work = interleaved(args.repeats, &mut cases, |(_, depth, driver, device)| {
-        ns_per(args.requests, || device.serve(driver, *depth, args.requests))
-    });
+        Ok(ns_per(args.requests, || device.serve(driver, *depth, args.requests)))
+    })?;
     let drivers = interleaved(args.repeats, &mut cases, |(shape, depth, ..)| {
         // On a ring that no device reads, so that it is never answered.
         let mut driver = Driver::new(*shape);
         let offers = args.requests / u64::from(*depth);
-        ns_per(offers * u64::from(*depth), || (0..offers).for_each(|_| driver.offer(*depth)))
-    });
+        Ok(ns_per(offers * u64::from(*depth), || (0..offers).for_each(|_| driver.offer(*depth))))
+    })?;
     let rows: Vec<Row> = cases
         .iter()
         .zip(work.into_iter().zip(drivers))

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 use serde::Serialize;
 use spinblk_bdev::Bdev;
-use spinblk_benches::{Device, Driver, Error, Shape, Spread, main_with, null_disk, pin, print_json};
+use spinblk_benches::{Device, Driver, Error, Shape, Spread, main_with, null_disk, pin, print_json, seconds};
 
 #[derive(Parser)]
 #[command(about = "What a second reactor adds to a disk")]
@@ -59,8 +59,7 @@ fn run(args: &Args) -> Result<(), Error> {
     let [first, second] = args.cores[..] else {
         return Err(Error::Argument("--cores: two cores are wanted, such as 0,1".into()));
     };
-    let time = Duration::try_from_secs_f64(args.seconds)
-        .map_err(|e| Error::Argument(format!("--seconds {}: {e}", args.seconds)))?;
+    let time = seconds(args.seconds)?;
     let disk = null_disk()?;
     let cases: [&[usize]; 3] = [&[first], &[second], &[first, second]];
     let mut rates = cases.map(|_| Vec::new());

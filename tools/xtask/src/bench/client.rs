@@ -6,28 +6,19 @@
 //! The round trip between the two cores is measured first, for a moment: on a virtual machine it changes when the host
 //! moves a core, and no two measurements with different ones can be compared.
 
-use super::noise::{Look, Role};
-use super::pinned::{Pinned, pause};
 use super::raw::{Case, Measured};
 use super::servers::{Server, Target};
+use super::watched::{WARM_UP, until_free, watch};
 use crate::error::{Error, Result};
 use crate::process::{command, output};
 use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-/// Load before measuring: queues are set up, caches and branch predictors have seen it all.
-const WARM_UP: Duration = Duration::from_millis(500);
-/// The looks keep this distance from the ends of what is measured.
-const MARGIN: Duration = Duration::from_millis(50);
 const ROUND_TRIP_S: f64 = 0.05;
 const ROUND_TRIP_LIMIT_S: u64 = 30;
-/// What a client may take besides measuring.
-const CLIENT_EXTRA_S: u64 = 60;
-const CORE_LIMIT: Duration = Duration::from_secs(120);
-const RETRY: Duration = Duration::from_secs(2);
 
 /// The programs, the cores, and how long to measure.
 pub(super) struct Bench {
@@ -45,16 +36,7 @@ pub(super) struct Bench {
 impl Bench {
     /// Measures one case once. While another poller has a core, it waits.
     pub(super) fn measure(&self, case: Case, repeat: u32) -> Result<Measured> {
-        let deadline = Instant::now() + CORE_LIMIT;
-        loop {
-            if let Some(measured) = self.try_measure(case, repeat)? {
-                return Ok(measured);
-            }
-            if Instant::now() >= deadline {
-                return Err(Error::Lab(format!("core {} is taken by another poller", self.client_core)));
-            }
-            pause(RETRY)?;
-        }
+        until_free(self.client_core, || self.try_measure(case, repeat))
     }
 
     /// `None` if another poller has the client's core.
@@ -64,32 +46,16 @@ impl Bench {
         let result = self.folder.join("result.json");
         let _ = fs::remove_file(&result);
         let line = self.client(case, &server.socket, &result);
-        let mut client = Pinned::start(&line, None, "client", &self.folder)?;
         // The server's first: that is the order of the columns in every table.
         let cores = [self.server_core, self.client_core];
-        let processes: Vec<(Role, u32)> = server
-            .process()
-            .map(|id| (Role::Server, id))
-            .into_iter()
-            .chain([(Role::Client, client.process)])
-            .collect();
-        pause(WARM_UP + MARGIN)?;
-        let before = Look::take(&cores, &processes);
-        pause(self.time.saturating_sub(2 * MARGIN))?;
-        let noise = Look::take(&cores, &processes).since(&before, &cores);
-        let status = client.wait(CLIENT_EXTRA_S)?;
-        if client.found_core_taken() {
+        let Some(watched) = watch(&line, &cores, server.process(), self.time, &self.folder)? else {
             server.stop()?;
             return Ok(None);
-        }
-        if !status.is_some_and(|status| status.success()) {
-            let name = case.target.name();
-            return Err(Error::Lab(format!("the load on {name} failed:\n{}", client.text())));
-        }
+        };
         let text = match case.target {
             // Its log has more than results in it.
             Target::BareRing => {
-                client.text().lines().find(|line| line.starts_with('{')).unwrap_or("").to_owned()
+                watched.client.text().lines().find(|line| line.starts_with('{')).unwrap_or("").to_owned()
             }
             _ => fs::read_to_string(&result).map_err(Error::file("read", &result))?,
         };
@@ -101,6 +67,7 @@ impl Bench {
         let [iops, p50_ns, p99_ns, p999_ns] = figures(case.target, &value).ok_or_else(|| {
             Error::Lab(format!("the result of {} lacks figures: {value}", case.target.name()))
         })?;
+        let noise = watched.noise;
         Ok(Some(Measured { case, repeat, iops, p50_ns, p99_ns, p999_ns, round_trip_ns, noise }))
     }
 
@@ -162,6 +129,11 @@ fn figures(target: Target, value: &Value) -> Option<[f64; 4]> {
         let round_trip_ns = value["median_round_trip_ns"].as_f64()?;
         return Some([value["requests_per_s"].as_f64()?, round_trip_ns, round_trip_ns, round_trip_ns]);
     }
+    perf_figures(value)
+}
+
+/// Those of a result of `spinblk perf`.
+pub(super) fn perf_figures(value: &Value) -> Option<[f64; 4]> {
     let all = &value["ops"]["all"];
     let figure = |name: &str| all[name].as_f64();
     Some([figure("iops")?, figure("p50_ns")?, figure("p99_ns")?, figure("p999_ns")?])

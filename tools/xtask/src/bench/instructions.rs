@@ -45,7 +45,7 @@ pub(crate) struct Options {
 
 /// Instructions per request: by part, and by function.
 #[derive(Default)]
-struct Cost {
+pub(super) struct Cost {
     parts: BTreeMap<&'static str, f64>,
     functions: BTreeMap<String, f64>,
 }
@@ -57,7 +57,7 @@ pub(super) fn instructions(workspace: &Workspace, options: &Options) -> Result<(
     let folder = tempfile::tempdir().map_err(Error::file("create a folder in", &std::env::temp_dir()))?;
     let mut results = Vec::new();
     for (name, arguments) in cases() {
-        results.push((name, count(&program, &arguments, folder.path())?));
+        results.push((name, count(&program, &arguments, PATTERN, folder.path())?));
     }
     print!("{}", table(&results));
     if options.functions {
@@ -92,11 +92,11 @@ fn cases() -> Vec<(String, Vec<String>)> {
     cases
 }
 
-/// The difference of two runs, so that nothing is left of what happens once.
-fn count(program: &Path, arguments: &[String], folder: &Path) -> Result<Cost> {
+/// Inside the functions that fit the pattern: the difference of two runs, so that nothing is left of what happens once.
+pub(super) fn count(program: &Path, arguments: &[String], pattern: &str, folder: &Path) -> Result<Cost> {
     let run = |requests: u64| {
         let arguments = [arguments, &[format!("--count={requests}")]].concat();
-        Counts::of(program, &arguments, PATTERN, folder)
+        Counts::of(program, &arguments, pattern, folder)
     };
     let (short, long) = (run(REQUESTS)?, run(2 * REQUESTS)?);
     let each = |long: u64, short: u64| (long as f64 - short as f64) / REQUESTS as f64;
@@ -113,8 +113,12 @@ fn count(program: &Path, arguments: &[String], folder: &Path) -> Result<Cost> {
 }
 
 impl Cost {
-    fn total(&self) -> f64 {
+    pub(super) fn total(&self) -> f64 {
         self.parts.values().sum()
+    }
+
+    pub(super) fn part(&self, name: &str) -> f64 {
+        self.parts.get(name).copied().unwrap_or(0.0)
     }
 }
 
@@ -129,7 +133,7 @@ fn table(results: &[(String, Cost)]) -> String {
     for (name, cost) in results {
         let _ = write!(out, "| {name} | {:.1} |", cost.total());
         for part in PARTS {
-            let _ = write!(out, " {:.1} |", cost.parts.get(part).copied().unwrap_or(0.0));
+            let _ = write!(out, " {:.1} |", cost.part(part));
         }
         out.push('\n');
     }

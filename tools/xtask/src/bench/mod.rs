@@ -4,10 +4,13 @@
 //! |---|---|
 //! | `compare` | spinblk, qemu-storage-daemon and the bare ring, in turn, over vhost-user |
 //! | `instructions` | instructions per request, by part, under callgrind |
-//! | `null-queue` `bare-ring` `micro` `idle-queues` `two-reactors` | what the program of that name in `benches/` says |
+//! | `raid0` | what striping adds to a request, in time and in instructions |
+//! | `aio` | a file through spinblk and through fio, in turn |
+//! | `crypto` `null-queue` `bare-ring` `micro` `idle-queues` `two-reactors` | what the program of that name in `benches/` says |
 //!
 //! None of them fails because something is slow.
 
+mod aio;
 mod attribution;
 mod callgrind;
 mod client;
@@ -17,10 +20,12 @@ mod machine;
 mod noise;
 mod pinned;
 mod programs;
+mod raid0;
 mod raw;
 mod report;
 mod servers;
 mod spread;
+mod watched;
 
 use crate::error::Result;
 use crate::process::{command, run};
@@ -48,6 +53,12 @@ pub(crate) enum BenchTask {
     IdleQueues(Passed),
     /// What a second reactor adds to a disk
     TwoReactors(Passed),
+    /// What encryption leaves of aws-lc's own rate
+    Crypto(Passed),
+    /// What striping adds to a request, in time and in instructions
+    Raid0(raid0::Options),
+    /// Compare a file through spinblk with the same through fio, in turn
+    Aio(aio::Options),
 }
 
 #[derive(Args)]
@@ -69,6 +80,9 @@ pub(crate) fn bench(task: &BenchTask) -> Result<()> {
         BenchTask::Micro(passed) => program(&workspace, "micro", passed),
         BenchTask::IdleQueues(passed) => program(&workspace, "idle-queues", passed),
         BenchTask::TwoReactors(passed) => program(&workspace, "two-reactors", passed),
+        BenchTask::Crypto(passed) => program(&workspace, "crypto", passed),
+        BenchTask::Raid0(options) => raid0::raid0(&workspace, options),
+        BenchTask::Aio(options) => aio::aio(&workspace, options),
     }
 }
 

@@ -124,7 +124,7 @@ fn verdict(all: &[Measured]) -> String {
     )
 }
 
-fn show(spread: Option<Spread>) -> String {
+pub(super) fn show(spread: Option<Spread>) -> String {
     match spread {
         Some(spread) if spread.median >= 100.0 => format!("{spread:.0}"),
         Some(spread) if spread.median >= 10.0 => format!("{spread:.1}"),

@@ -2,7 +2,7 @@
 
 use super::pinned::{Pinned, pause};
 use crate::error::{Error, Result};
-use crate::process::command;
+use crate::process::{command, words};
 use crate::programs::find;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -59,11 +59,7 @@ impl Target {
 
     /// The command that serves it at a socket.
     fn server(self, spinblk: &Path, core: usize, socket: &Path) -> Result<Option<Command>> {
-        let disk = |what: &str| {
-            let socket = socket.display();
-            let disk = format!("name=bench,{what},queue-size=1024,transport=vhost-user,socket={socket}");
-            command(&spinblk.to_string_lossy(), ["serve", "--cores", &core.to_string(), "--disk", &disk])
-        };
+        let disk = |what: &str| serve(spinblk, core, what, socket);
         Ok(match self {
             Target::BareRing => None,
             // The client chooses the format of the rings.
@@ -123,28 +119,25 @@ pub(super) struct Server {
 }
 
 impl Server {
-    /// Starts the target's server, if it has one; waits while another poller has the core.
+    /// Starts the target's server, if it has one.
     pub(super) fn start(target: Target, spinblk: &Path, core: usize, folder: &Path) -> Result<Server> {
-        let socket = folder.join("disk.sock");
-        let _ = std::fs::remove_file(&socket);
+        let socket = socket_in(folder);
         let Some(line) = target.server(spinblk, core, &socket)? else {
             return Ok(Server { program: None, socket });
         };
-        let deadline = Instant::now() + CORE_LIMIT;
-        loop {
-            let mut program = Pinned::start(&line, target.core_from_outside(core), "server", folder)?;
-            let is_ready = |text: &str| match target {
-                Target::Qsd(_) => socket.exists(),
-                _ => text.lines().any(|line| line == "ready"),
-            };
-            if program.wait_until(START_LIMIT, is_ready)? {
-                return Ok(Server { program: Some(program), socket });
-            }
-            if !program.found_core_taken() || Instant::now() >= deadline {
-                return Err(Error::Lab(format!("{} cannot be served:\n{}", target.name(), program.text())));
-            }
-            pause(RETRY)?;
-        }
+        let is_ready = |text: &str| match target {
+            Target::Qsd(_) => socket.exists(),
+            _ => says_ready(text),
+        };
+        let program = launch(&line, target.core_from_outside(core), folder, is_ready)?;
+        Ok(Server { program: Some(program), socket })
+    }
+
+    /// Starts spinblk with one vhost-user disk, which these keys describe.
+    pub(super) fn start_spinblk(disk: &str, spinblk: &Path, core: usize, folder: &Path) -> Result<Server> {
+        let socket = socket_in(folder);
+        let program = launch(&serve(spinblk, core, disk, &socket), None, folder, says_ready)?;
+        Ok(Server { program: Some(program), socket })
     }
 
     /// Its process, if there is one.
@@ -155,5 +148,41 @@ impl Server {
     /// Ends it.
     pub(super) fn stop(self) -> Result<()> {
         self.program.map_or(Ok(()), |program| program.finish(STOP_LIMIT_S))
+    }
+}
+
+fn socket_in(folder: &Path) -> PathBuf {
+    folder.join("disk.sock")
+}
+
+/// The command that serves the disk that these keys describe.
+fn serve(spinblk: &Path, core: usize, disk: &str, socket: &Path) -> Command {
+    let socket = socket.display();
+    let disk = format!("name=bench,{disk},queue-size=1024,transport=vhost-user,socket={socket}");
+    command(&spinblk.to_string_lossy(), ["serve", "--cores", &core.to_string(), "--disk", &disk])
+}
+
+fn says_ready(log: &str) -> bool {
+    log.lines().any(|line| line == "ready")
+}
+
+/// Starts a server; waits while another poller has its core.
+fn launch(
+    line: &Command,
+    core_from_outside: Option<usize>,
+    folder: &Path,
+    is_ready: impl Fn(&str) -> bool,
+) -> Result<Pinned> {
+    let _ = std::fs::remove_file(socket_in(folder));
+    let deadline = Instant::now() + CORE_LIMIT;
+    loop {
+        let mut program = Pinned::start(line, core_from_outside, "server", folder)?;
+        if program.wait_until(START_LIMIT, &is_ready)? {
+            return Ok(program);
+        }
+        if !program.found_core_taken() || Instant::now() >= deadline {
+            return Err(Error::Lab(format!("`{}` does not serve:\n{}", words(line), program.text())));
+        }
+        pause(RETRY)?;
     }
 }
