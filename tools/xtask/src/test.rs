@@ -112,11 +112,21 @@ struct FuzzTarget {
     options: &'static [&'static str],
 }
 
-const FUZZ_TARGETS: [FuzzTarget; 3] = [
+const FUZZ_TARGETS: [FuzzTarget; 4] = [
     FuzzTarget { folder: "virtio/fuzz", name: "split", options: &[] },
     FuzzTarget { folder: "virtio/fuzz", name: "packed", options: &[] },
     // Sessions are long; without these the fuzzer would try short ones for minutes.
     FuzzTarget { folder: "vhost-user/fuzz", name: "messages", options: &["-len_control=0", "-max_len=1024"] },
+    // Chance alone makes no TOML.
+    FuzzTarget {
+        folder: "tools/spinblk/fuzz",
+        name: "config",
+        options: &[
+            "-dict=tools/spinblk/fuzz/config.dict",
+            "-seed_inputs=tools/spinblk/fuzz/seeds/stack.toml,tools/spinblk/fuzz/seeds/rules.toml,\
+             tools/spinblk/example.toml",
+        ],
+    },
 ];
 
 fn fuzz(workspace: &Workspace, target: &FuzzTarget) -> Result<()> {
