@@ -57,7 +57,7 @@ pub fn open_queue(bdev: &dyn Bdev, queues: u16, driver: &Driver, ring: &mut Ring
     };
     let disk = Disk::new(bdev.info().clone(), options);
     let channel = bdev.open(ring, config.size.into())?;
-    Ok(BlkQueue::new(&disk, channel, Box::new(Host), driver.memory_map(), config, ring)?)
+    Ok(BlkQueue::new(&disk, channel, Box::new(Host), driver.memory_map(), config, Arc::default(), ring)?)
 }
 
 /// A queue on the calling thread.
@@ -73,7 +73,7 @@ impl Device {
     /// [`Error::Reactor`] without io_uring, and those of [`open_queue`].
     pub fn new(bdev: &dyn Bdev, driver: &Driver) -> Result<Self, Error> {
         let clock = Clock::get();
-        let mut core = Core { ring: Ring::new(RING_ENTRIES)?, clock, now: clock.now() };
+        let mut core = Core { ring: Ring::new(RING_ENTRIES)?, clock, now: clock.now(), looked: clock.now() };
         Ok(Self { queue: open_queue(bdev, 1, driver, &mut core.ring)?, core })
     }
 

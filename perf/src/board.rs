@@ -5,7 +5,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::histogram::add;
-use crate::snapshot::{OpSnapshot, QueueSnapshot};
+use crate::snapshot::{BackendCounters, OpSnapshot, QueueSnapshot};
 use crate::{Clock, OpKind, SharedHistogram, SizeClass, SlowIo, SlowLog, Stage, Stamps};
 
 /// Reads and writes by size class, and the others: the rows of a board.
@@ -64,6 +64,7 @@ struct Counters {
     interrupts_sent: AtomicU64,
     interrupts_suppressed: AtomicU64,
     mapping_faults: AtomicU64,
+    backend: [AtomicU64; BackendCounters::COUNT],
 }
 
 /// A queue's board.
@@ -160,6 +161,13 @@ impl QueueBoard {
         add(&self.counters.mapping_faults, 1);
     }
 
+    /// Counts what the backend did since this was called last.
+    pub fn backend(&self, new: BackendCounters) {
+        for (counter, count) in self.counters.backend.iter().zip(new.to_array()) {
+            add(counter, count);
+        }
+    }
+
     /// What the board says now.
     #[must_use]
     pub fn snapshot(&self) -> QueueSnapshot {
@@ -175,6 +183,7 @@ impl QueueBoard {
             interrupts_suppressed: read(&c.interrupts_suppressed),
             mapping_faults: read(&c.mapping_faults),
             slow: self.slow.written(),
+            backend: BackendCounters::from_array(std::array::from_fn(|index| read(&c.backend[index]))),
         };
         for (index, row) in self.rows.iter().enumerate().filter(|(_, row)| read(&row.ios) > 0) {
             let (kind, class) = meaning_of(index);

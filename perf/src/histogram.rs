@@ -50,7 +50,9 @@ impl SharedHistogram {
     /// Counts `count` requests that took `ns` each. One thread at a time may call this.
     #[inline]
     pub fn record(&self, ns: u64, count: u64) {
-        add(&self.sum_ns, ns.wrapping_mul(count));
+        if ns > 0 {
+            add(&self.sum_ns, ns.wrapping_mul(count));
+        }
         // `index` is below the length for every value.
         if let Some(bucket) = self.buckets.get(index(ns)) {
             add(bucket, count);

@@ -56,6 +56,44 @@ impl OpSnapshot {
     }
 }
 
+/// How a backend did its I/Os.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BackendCounters {
+    /// Through registered (fixed) buffers.
+    pub fixed_buffer_ios: u64,
+    /// Copied, as the target did not take their memory.
+    pub bounced_ios: u64,
+    /// Completed by polling the device.
+    pub polled_ios: u64,
+    /// Operations sent again.
+    pub retries: u64,
+    /// Failed because the target is full.
+    pub no_space: u64,
+    /// Failed by the target in other ways.
+    pub target_failures: u64,
+}
+
+impl BackendCounters {
+    pub(crate) const COUNT: usize = 6;
+
+    pub(crate) fn to_array(self) -> [u64; Self::COUNT] {
+        let Self { fixed_buffer_ios, bounced_ios, polled_ios, retries, no_space, target_failures } = self;
+        [fixed_buffer_ios, bounced_ios, polled_ios, retries, no_space, target_failures]
+    }
+
+    /// What came after `earlier`.
+    #[must_use]
+    pub fn since(self, earlier: Self) -> Self {
+        let (now, before) = (self.to_array(), earlier.to_array());
+        Self::from_array(std::array::from_fn(|index| now[index].wrapping_sub(before[index])))
+    }
+
+    pub(crate) fn from_array(counts: [u64; Self::COUNT]) -> Self {
+        let [fixed_buffer_ios, bounced_ios, polled_ios, retries, no_space, target_failures] = counts;
+        Self { fixed_buffer_ios, bounced_ios, polled_ios, retries, no_space, target_failures }
+    }
+}
+
 /// What a queue, or several together, did.
 #[derive(Clone, Debug, Default)]
 pub struct QueueSnapshot {
@@ -77,6 +115,8 @@ pub struct QueueSnapshot {
     pub mapping_faults: u64,
     /// Slow requests.
     pub slow: u64,
+    /// How the backend did its I/Os.
+    pub backend: BackendCounters,
 }
 
 impl QueueSnapshot {
@@ -129,6 +169,9 @@ impl QueueSnapshot {
         for (mine, theirs) in mine.into_iter().chain(self.batch_sizes.iter_mut().zip(other.batch_sizes)) {
             *mine = join(*mine, theirs);
         }
+        let (mine, theirs) = (self.backend.to_array(), other.backend.to_array());
+        self.backend =
+            BackendCounters::from_array(std::array::from_fn(|index| join(mine[index], theirs[index])));
     }
 }
 

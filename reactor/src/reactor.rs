@@ -86,6 +86,9 @@ pub struct Core {
     pub clock: Clock,
     /// When this iteration found something to poll.
     pub now: Ticks,
+    /// When the iteration before this one began, if it was long enough to matter, else `now`: what this iteration finds
+    /// came after that. (Pollers that have been quiet for long are looked at in every fourth iteration of a busy core.)
+    pub looked: Ticks,
 }
 
 /// How a reactor spends its time; published by it every thousand iterations, readable by anyone.
@@ -94,6 +97,7 @@ pub struct ReactorCounters {
     busy_ticks: AtomicU64,
     idle_ticks: AtomicU64,
     iterations: AtomicU64,
+    longest_ticks: AtomicU64,
     enters: AtomicU64,
 }
 
@@ -113,6 +117,11 @@ impl ReactorCounters {
     pub fn iterations(&self) -> u64 {
         self.iterations.load(Ordering::Relaxed)
     }
+    /// Nanoseconds of the longest iteration so far in which something was done.
+    #[must_use]
+    pub fn longest_ns(&self) -> u64 {
+        Clock::get().to_ns(self.longest_ticks.load(Ordering::Relaxed))
+    }
     /// io_uring_enter calls so far.
     #[must_use]
     pub fn enters(&self) -> u64 {
@@ -131,6 +140,7 @@ pub struct Reactor {
     policy: IdlePolicy,
     busy_ticks: u64,
     idle_ticks: u64,
+    longest_ticks: u64,
     iterations: u64,
     /// Whether the last iteration did anything, and how many did not since.
     was_busy: bool,
@@ -149,7 +159,7 @@ impl Reactor {
     ) -> Self {
         let clock = Clock::get();
         Self {
-            core: Core { ring, clock, now: clock.now() },
+            core: Core { ring, clock, now: clock.now(), looked: clock.now() },
             pollers: Vec::new(),
             next_generation: 0,
             mailbox,
@@ -157,6 +167,7 @@ impl Reactor {
             policy,
             busy_ticks: 0,
             idle_ticks: 0,
+            longest_ticks: 0,
             iterations: 0,
             was_busy: false,
             idle_streak: 0,
@@ -229,7 +240,8 @@ impl Reactor {
 
     #[inline]
     fn rest(&mut self) {
-        if self.was_busy {
+        // A core at rest has the time to look at the clock, too: it notices that the kernel has stopped it.
+        if self.was_busy || self.idle_streak > REST_AFTER {
             self.stamp();
         }
         self.idle_streak = self.idle_streak.saturating_add(1);
@@ -243,9 +255,12 @@ impl Reactor {
     fn stamp(&mut self) {
         let now = self.core.clock.now();
         let spent = now.saturating_sub(self.core.now);
+        let recent = self.was_busy || self.idle_streak > REST_AFTER;
+        self.core.looked = if recent { self.core.now } else { now };
         self.core.now = now;
         if self.was_busy {
             self.busy_ticks += spent;
+            self.longest_ticks = self.longest_ticks.max(spent);
         } else {
             self.idle_ticks += spent;
         }
@@ -302,11 +317,21 @@ impl Reactor {
         let mut progress = Progress::Idle;
         for _ in 0..JOBS_PER_ITERATION {
             let Some(job) = self.mailbox.take() else { break };
+            if progress == Progress::Idle {
+                self.begin_jobs();
+            }
             job(self);
             self.pollers.iter_mut().flatten().for_each(|place| place.watch = None);
             progress = Progress::Busy;
         }
         progress
+    }
+
+    /// The time that jobs take is this iteration's, and what is found after them may have waited for them.
+    #[cold]
+    fn begin_jobs(&mut self) {
+        self.stamp();
+        self.was_busy = true;
     }
 
     fn stopped(&mut self) -> bool {
@@ -335,6 +360,7 @@ impl Reactor {
         self.counters.busy_ticks.store(self.busy_ticks, Ordering::Relaxed);
         self.counters.idle_ticks.store(self.idle_ticks, Ordering::Relaxed);
         self.counters.iterations.store(self.iterations, Ordering::Relaxed);
+        self.counters.longest_ticks.store(self.longest_ticks, Ordering::Relaxed);
         self.counters.enters.store(self.core.ring.counters().enters, Ordering::Relaxed);
     }
 }

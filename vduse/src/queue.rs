@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crossbeam_queue::ArrayQueue;
 use nix::sys::eventfd::EventFd;
 use spinblk_bdev::{Bdev, BrokenChannel, Channel};
-use spinblk_perf::QueueStats;
+use spinblk_perf::QueueBoard;
 use spinblk_reactor::{Handle, PollerId, Ring};
 use spinblk_virtio::blk::{BlkQueue, Device as BlkDevice, QueueHost};
 use spinblk_virtio::{MemoryMap, QueueError, RingConfig, RingState};
@@ -87,12 +87,12 @@ pub(crate) struct Queue {
     poller: Option<PollerId>,
     /// Counts the starts, so that what an earlier life said is not taken for this one's.
     life: u64,
-    stats: QueueStats,
+    board: Arc<QueueBoard>,
 }
 
 impl Queue {
     pub(crate) fn new(index: u16, reactor: Arc<Handle>) -> Self {
-        Self { index, reactor, poller: None, life: 0, stats: QueueStats::new() }
+        Self { index, reactor, poller: None, life: 0, board: Arc::new(QueueBoard::new()) }
     }
 
     pub(crate) fn index(&self) -> u16 {
@@ -113,9 +113,9 @@ impl Queue {
         self.is_running() && self.life == life
     }
 
-    /// The account of all its lives that have ended.
-    pub(crate) fn stats(&self) -> &QueueStats {
-        &self.stats
+    /// What it did in all its lives.
+    pub(crate) fn board(&self) -> &Arc<QueueBoard> {
+        &self.board
     }
 
     /// Starts it on its reactor. When the bdev cannot be opened there, the queue serves errors and the reason is returned.
@@ -132,7 +132,7 @@ impl Queue {
         let (name, index) = (device.name().to_owned(), self.index);
         let host =
             Host { injector: device.injector(index), events: events.clone(), queue: index, life: self.life };
-        let (blk, bdev) = (blk.clone(), bdev.clone());
+        let (blk, bdev, board) = (blk.clone(), bdev.clone(), self.board.clone());
         let started = self.reactor.call(CALL_TIMEOUT, move |reactor| {
             let ring = &mut reactor.core.ring;
             let (channel, problem) = match bdev.open(ring, usize::from(config.size)) {
@@ -142,7 +142,7 @@ impl Queue {
                     (broken, Some(Error::Bdev { name: name.clone(), source }))
                 }
             };
-            let queue = BlkQueue::new(&blk, channel, Box::new(host), map, config, ring)
+            let queue = BlkQueue::new(&blk, channel, Box::new(host), map, config, board, ring)
                 .map_err(|source| Error::Queue { name, queue: index, source })?;
             Ok((reactor.add(Box::new(queue)), problem))
         });
@@ -174,19 +174,16 @@ impl Queue {
         let token = until_gone.clone();
         let taken = self.reactor.call(CALL_TIMEOUT, move |reactor| {
             let (queue, core) = reactor.poller::<BlkQueue>(id)?;
-            let (stats, state, quiet) = (queue.stats(), queue.state(), queue.is_quiet());
+            let (state, quiet) = (queue.state(), queue.is_quiet());
             if quiet {
                 reactor.remove::<BlkQueue>(id);
             } else {
                 queue.abandon(token, &mut core.ring);
             }
-            Some((stats, quiet.then_some(state)))
+            Some(quiet.then_some(state))
         });
         match taken {
-            Ok(Some((stats, stood))) => {
-                self.stats.merge(&stats);
-                Ok(stood)
-            }
+            Ok(Some(stood)) => Ok(stood),
             Ok(None) => Err(Error::QueueGone { name: name.into(), queue: self.index }),
             Err(source) => {
                 // The job did not run and never will: the queue is still there.

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use spinblk_bdev::Bdev;
-use spinblk_perf::QueueStats;
+use spinblk_perf::QueueBoard;
 use spinblk_reactor::Hugepages;
 use spinblk_virtio::blk::Device as BlkDevice;
 use spinblk_virtio::{RingAddresses, RingConfig, RingKind, RingState};
@@ -51,7 +51,7 @@ pub struct QueueReport {
     /// The core that served it.
     pub core: usize,
     /// What it did.
-    pub stats: QueueStats,
+    pub board: Arc<QueueBoard>,
 }
 
 /// What a session leaves behind.
@@ -148,7 +148,8 @@ impl Session {
         if self.problems_left_out > 0 {
             self.problems.push(format!("disk {}: and {} more", self.device.name(), self.problems_left_out));
         }
-        let report = |q: &Queue| QueueReport { index: q.index(), core: q.core(), stats: q.stats().clone() };
+        let report =
+            |q: &Queue| QueueReport { index: q.index(), core: q.core(), board: Arc::clone(q.board()) };
         SessionReport {
             umem: self.had_umem,
             queues: self.queues.iter().map(report).collect(),

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use spinblk_perf::QueueStats;
+use spinblk_perf::QueueBoard;
 use spinblk_reactor::Handle;
 
 use crate::Error;
@@ -53,7 +53,7 @@ pub struct QueueReport {
     /// The core that served it.
     pub core: usize,
     /// What it did, for all clients together.
-    pub stats: QueueStats,
+    pub board: Arc<QueueBoard>,
 }
 
 /// What a disk did, told when it stops.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use spinblk_bdev::Bdev;
-use spinblk_perf::QueueStats;
+use spinblk_perf::QueueBoard;
 use spinblk_reactor::{Handle, Poller, PollerId, Ring};
 use spinblk_virtio::blk::{BlkQueue, Device as BlkDevice};
 use spinblk_virtio::{InFlightError, InFlightLog, MemoryMap, RingConfig};
@@ -42,12 +42,19 @@ pub(crate) struct Queue {
     call: Option<OwnedFd>,
     reactor: Arc<Handle>,
     poller: Option<PollerId>,
-    stats: QueueStats,
+    board: Arc<QueueBoard>,
 }
 
 impl Queue {
     pub(crate) fn new(index: usize, reactor: Arc<Handle>) -> Self {
-        Self { index, vring: Vring::default(), call: None, reactor, poller: None, stats: QueueStats::new() }
+        Self {
+            index,
+            vring: Vring::default(),
+            call: None,
+            reactor,
+            poller: None,
+            board: Arc::new(QueueBoard::new()),
+        }
     }
 
     /// The core it is served on.
@@ -59,9 +66,9 @@ impl Queue {
         self.poller.is_some()
     }
 
-    /// The account of all its lives that have ended.
-    pub(crate) fn stats(&self) -> &QueueStats {
-        &self.stats
+    /// What it did in all its lives.
+    pub(crate) fn board(&self) -> &Arc<QueueBoard> {
+        &self.board
     }
 
     /// Forgets what the last client said. Not while it runs.
@@ -93,6 +100,7 @@ impl Queue {
     ) -> Result<(), Error> {
         let (name, queue, call) = (disk.name.clone(), self.index, self.call_copy(disk)?);
         let (blk, bdev, events) = (disk.blk.clone(), Arc::clone(&disk.bdev), Arc::clone(&disk.events));
+        let board = Arc::clone(&self.board);
         let started = self.reactor.call(CALL_TIMEOUT, move |reactor| {
             let ring = &mut reactor.core.ring;
             let mut call =
@@ -102,7 +110,7 @@ impl Queue {
                 .open(ring, usize::from(config.size))
                 .map_err(|source| Error::Bdev { name: name.clone(), source })
                 .and_then(|channel| {
-                    BlkQueue::new(&blk, channel, Box::new(host), map, config, ring)
+                    BlkQueue::new(&blk, channel, Box::new(host), map, config, board, ring)
                         .map_err(|source| Error::Queue { name: name.clone(), queue, source })
                 })
                 .and_then(|served| {
@@ -146,15 +154,12 @@ impl Queue {
         let removed = self
             .reactor
             .call(CALL_TIMEOUT, move |reactor| {
-                reactor.remove::<Served>(id).map(|served| (served.queue.stats(), served.queue.state()))
+                reactor.remove::<Served>(id).map(|served| served.queue.state())
             })
             .map_err(|source| self.reactor_error(disk, source))?;
         self.poller = None;
         match removed {
-            Some((stats, state)) => {
-                self.stats.merge(&stats);
-                self.vring.state = Some(state);
-            }
+            Some(state) => self.vring.state = Some(state),
             None => warn!("disk {}: queue {} was gone from its reactor", disk.name, self.index),
         }
         Ok(())

@@ -242,7 +242,7 @@ impl Session {
     /// What the queues did, and what went wrong on our side.
     pub(crate) fn report(&mut self) -> (Vec<QueueReport>, Vec<String>) {
         let report =
-            |q: &Queue| QueueReport { index: q.index as u16, core: q.core(), stats: q.stats().clone() };
+            |q: &Queue| QueueReport { index: q.index as u16, core: q.core(), board: Arc::clone(q.board()) };
         (self.queues.iter().map(report).collect(), std::mem::take(&mut self.problems))
     }
 }

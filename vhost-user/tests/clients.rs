@@ -110,8 +110,11 @@ fn verify(rig: Rig) {
     client.free_mem_region(&region);
     drop((queues, client));
     let report = rig.stop();
-    let requests: u64 = report.queues.iter().map(|queue| queue.stats.requests).sum();
-    assert!(requests >= 1000 && report.queues.iter().all(|queue| queue.stats.requests > 300), "{requests}");
+    let requests: u64 = report.queues.iter().map(|queue| queue.board.snapshot().requests).sum();
+    assert!(
+        requests >= 1000 && report.queues.iter().all(|queue| queue.board.snapshot().requests > 300),
+        "{requests}"
+    );
     assert_eq!(report.clients, 1);
 }
 
@@ -143,7 +146,7 @@ fn blkio_keeps_many_requests_in_flight_while_memory_comes_and_goes() {
         }
     }
     drop((queues, client));
-    let requests: Vec<u64> = rig.stop().queues.iter().map(|queue| queue.stats.requests).collect();
+    let requests: Vec<u64> = rig.stop().queues.iter().map(|queue| queue.board.snapshot().requests).collect();
     assert_eq!(requests, [1500, 1500]);
 }
 
@@ -220,7 +223,7 @@ fn the_virtio_driver_works_split_and_packed() {
     }
     let report = rig.stop();
     assert_eq!(report.clients, 6);
-    assert_eq!(report.queues[0].stats.requests, 6 * 602);
+    assert_eq!(report.queues[0].board.snapshot().requests, 6 * 602);
 }
 
 /// Sector, sectors, flags.

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use blkio::{Blkio, Blkioq, Completion, ReqFlags};
 use common::{Rig, alone};
 use nix::poll::{PollFd, PollFlags, poll};
-use spinblk_perf::QueueStats;
+use spinblk_perf::QueueSnapshot;
 use spinblk_vhost_user::RingOptions;
 use virtio_driver::{VhostUser, VirtioBlkQueue, VirtioBlkTransport, VirtioFeatureFlags};
 
@@ -40,8 +40,8 @@ fn take(queue: &mut Blkioq) -> usize {
     count
 }
 
-fn the_stats(rig: Rig) -> QueueStats {
-    let stats = rig.stop().queues.swap_remove(0).stats;
+fn the_stats(rig: Rig) -> QueueSnapshot {
+    let stats = rig.stop().queues.swap_remove(0).board.snapshot();
     assert_eq!(stats.requests, REQUESTS);
     stats
 }
@@ -127,7 +127,7 @@ fn no_driver_is_asked_to_kick() {
                 assert_eq!((done.context, done.ret), (context, 0));
             }
             drop(queues);
-            assert_eq!(rig.stop().queues[0].stats.requests, u64::from(flushes));
+            assert_eq!(rig.stop().queues[0].board.snapshot().requests, u64::from(flushes));
         }
     }
 }

@@ -207,7 +207,7 @@ fn die_and_go_on(packed: bool) {
     let expected: u32 = if packed { 0x8015_8015 } else { 7 };
     assert_eq!(told[4..], expected.to_le_bytes());
     drop(successor);
-    assert_eq!(next.stop().queues[0].stats.requests, 5);
+    assert_eq!(next.stop().queues[0].board.snapshot().requests, 5);
 
     // A third finds nothing left to do.
     let third = Rig::new(1);
@@ -215,7 +215,7 @@ fn die_and_go_on(packed: bool) {
     let (_last, _log) = left.start(&third, if packed { 0 } else { 7 }, |_| (body, log));
     left.offer(7..8);
     eventually("the last one is done", || left.returned().len() == 8);
-    assert_eq!(third.stop().queues[0].stats.requests, 1);
+    assert_eq!(third.stop().queues[0].board.snapshot().requests, 1);
 
     released.store(true, Ordering::Relaxed);
     drop(client);

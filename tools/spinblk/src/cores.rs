@@ -77,6 +77,7 @@ impl Reactors {
                 busy_ns: counters.busy_ns(),
                 idle_ns: counters.idle_ns(),
                 iterations: counters.iterations(),
+                longest_iteration_ns: counters.longest_ns(),
                 enters: counters.enters(),
             });
         }

@@ -129,7 +129,7 @@ impl Exported for Server {
         let queue = |queue: spinblk_vhost_user::QueueReport| QueueReport {
             index: queue.index,
             core: queue.core,
-            stats: queue.stats,
+            board: queue.board,
         };
         DiskReport {
             name: report.name,

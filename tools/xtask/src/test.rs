@@ -99,8 +99,10 @@ fn deny(workspace: &Workspace) -> Result<()> {
 
 /// In a target directory of its own: other flags would rebuild everything, twice.
 fn loom(workspace: &Workspace) -> Result<()> {
-    let mut cargo =
-        cargo_command(workspace, &["test", "-p", "spinblk-reactor", "--release", "--lib", "loom"]);
+    let mut cargo = cargo_command(
+        workspace,
+        &["test", "-p", "spinblk-reactor", "-p", "spinblk-perf", "--release", "--lib", "loom"],
+    );
     cargo.env("RUSTFLAGS", "--cfg loom").env("CARGO_TARGET_DIR", workspace.target.join("loom"));
     run(cargo, STEP_LIMIT_S)
 }

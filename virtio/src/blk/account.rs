@@ -1,55 +1,120 @@
-//! Finished requests on their way into the statistics. Those of one poll that were seen together and ended alike are one
-//! entry: with a backend that answers at once, the clock and the histogram are touched once per batch.
+//! Finished requests on their way to the board, in groups that passed their stages together.
+//!
+//! ```text
+//!   done at once   ─► one group for all of a batch that are alike ─┐
+//!   done later     ─► a group of its own, with stamps of its own  ─┴► returned ─► (interrupt held) ─► board
+//! ```
+//! With a backend that answers at once, clock and histograms are touched once per batch, and what is counted per request
+//! is its number. Such requests have no stamps between seen and returned: all that time counts as the block device's.
 
-use spinblk_perf::{Clock, OpKind, QueueStats, Ticks};
+use spinblk_perf::{Clock, Group, OpKind, QueueBoard, Stamps, Ticks};
+use spinblk_reactor::Core;
 
-/// Requests that were seen together and ended alike.
-#[derive(Default)]
-struct Finished {
+/// How a request came to the block device.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Passed {
+    looked: Ticks,
     seen: Ticks,
-    kind: OpKind,
-    ok: bool,
-    ios: u32,
-    bytes: u64,
+    submitted: Ticks,
+    batch_position: u32,
 }
 
-/// What finished since the last [`settle`](Self::settle).
+impl Passed {
+    /// Of a request that was submitted just now, as number `batch_position` of the batch taken in this iteration.
+    #[inline]
+    pub(super) fn now(core: &Core, batch_position: u32) -> Self {
+        Self { looked: core.looked, seen: core.now, submitted: core.clock.now(), batch_position }
+    }
+}
+
+/// What a request was.
+#[derive(Clone, Copy)]
+pub(super) struct Done {
+    pub(super) kind: OpKind,
+    pub(super) ok: bool,
+    pub(super) bytes: u64,
+    pub(super) offset_bytes: u64,
+}
+
+/// What finished and is not on the board yet.
 pub(super) struct Account {
-    /// What the last one joined.
-    current: Finished,
-    others: Vec<Finished>,
+    /// What the last request that was done at once joined.
+    current: Group,
+    /// In the used ring, or about to be shown there.
+    groups: Vec<Group>,
+    /// How many of these the driver sees already, and waits for its interrupt.
+    held: usize,
 }
 
 impl Account {
     /// An account for at most `room` requests between two settlements.
     pub(super) fn new(room: usize) -> Self {
-        Self { current: Finished::default(), others: Vec::with_capacity(room) }
+        let current = Group { bytes: u64::MAX, ..Group::default() };
+        Self { current, groups: Vec::with_capacity(room), held: 0 }
     }
 
-    /// One request has finished.
+    /// A request was done at once. False: it is not like the ones before it, and [`begin`](Self::begin) is to be called.
     #[inline(always)]
-    pub(super) fn add(&mut self, seen: Ticks, kind: OpKind, ok: bool, bytes: u64) {
+    pub(super) fn joins(&mut self, kind: OpKind, ok: bool, bytes: u64) -> bool {
         let current = &mut self.current;
-        if current.seen != seen || current.kind != kind || current.ok != ok {
-            self.turn_over(seen, kind, ok);
-        }
-        self.current.ios += 1;
-        self.current.bytes += bytes;
+        let like = current.bytes == bytes && current.kind == kind && current.ok == ok;
+        current.requests += u32::from(like);
+        like
     }
 
+    /// Begins a group with a request that was done at once, as number `batch_position` of the batch being taken.
     #[inline(never)]
-    fn turn_over(&mut self, seen: Ticks, kind: OpKind, ok: bool) {
-        let last = std::mem::replace(&mut self.current, Finished { seen, kind, ok, ios: 0, bytes: 0 });
-        if last.ios > 0 {
-            self.others.push(last);
+    pub(super) fn begin(&mut self, done: Done, batch_position: u32) {
+        if self.current.requests > 0 {
+            self.groups.push(self.current);
         }
+        let Done { kind, ok, bytes, offset_bytes } = done;
+        self.current =
+            Group { kind, ok, requests: 1, batch_position, bytes, offset_bytes, ..Group::default() };
     }
 
-    /// Enters all of them as finished at `now`.
-    pub(super) fn settle(&mut self, now: Ticks, clock: &Clock, stats: &mut QueueStats) {
-        self.turn_over(0, OpKind::Other, false);
-        for f in self.others.drain(..) {
-            stats.op_mut(f.kind).record_many(f.ios.into(), clock.ns_between(f.seen, now), f.bytes, f.ok);
+    /// A request was done later, at `completed`.
+    #[inline]
+    pub(super) fn later(&mut self, done: Done, passed: &Passed, completed: Ticks) {
+        let Done { kind, ok, bytes, offset_bytes } = done;
+        let &Passed { looked, seen, submitted, batch_position } = passed;
+        let stamps = Stamps { looked, seen, submitted, completed, ..Stamps::default() };
+        self.groups.push(Group { kind, ok, requests: 1, batch_position, bytes, offset_bytes, stamps });
+    }
+
+    /// The driver sees all of them, since `returned`.
+    #[inline]
+    pub(super) fn returned(&mut self, returned: Ticks, core: &Core) {
+        if self.current.requests > 0 {
+            self.groups.push(self.current);
+            // Nothing is of this size: the next batch begins a group of its own.
+            (self.current.requests, self.current.bytes) = (0, u64::MAX);
         }
+        for group in &mut self.groups[self.held..] {
+            let stamps = &mut group.stamps;
+            if stamps.completed == 0 {
+                // Done at once, in this iteration.
+                (stamps.looked, stamps.seen) = (core.looked, core.now);
+                (stamps.submitted, stamps.completed) = (core.now, returned);
+            }
+            stamps.returned = returned;
+        }
+        self.held = self.groups.len();
+    }
+
+    /// Whether what waits for its interrupt leaves no room for `more` requests.
+    #[inline]
+    pub(super) fn is_crowded(&self, more: usize) -> bool {
+        self.groups.len() + more > self.groups.capacity()
+    }
+
+    /// Enters all that were returned, with the interrupt that was sent for them.
+    #[inline]
+    pub(super) fn settle(&mut self, interrupted: Option<Ticks>, clock: &Clock, board: &QueueBoard) {
+        for mut group in self.groups.drain(..self.held) {
+            group.stamps.interrupted = interrupted;
+            board.record(&group, clock);
+        }
+        self.held = 0;
     }
 }

@@ -4,10 +4,11 @@
 //! A request that is done at once never leaves the top of the stack. Nothing is searched or allocated.
 
 use spinblk_bdev::{Channel, Completion, MAX_SEGMENTS};
+use spinblk_perf::BackendCounters;
 use spinblk_reactor::Core;
 use tracing::debug;
 
-use super::account::Account;
+use super::account::{Account, Passed};
 use super::request::SERIAL_BYTES;
 use super::slot::Slot;
 use super::usual::Usual;
@@ -31,6 +32,9 @@ pub(super) struct Engine {
     pub(super) channel: Box<dyn Channel>,
     serial: [u8; SERIAL_BYTES],
     in_flight: usize,
+    /// What the channel had counted when it was asked last, and polls that finished something since.
+    counted: BackendCounters,
+    uncounted_polls: u8,
     pub(super) parking: Parking,
     done: Vec<Completion>,
     pub(super) account: Account,
@@ -59,8 +63,8 @@ impl Engine {
         serial: [u8; SERIAL_BYTES],
         size: u16,
     ) -> Self {
-        // Those of one batch may finish at once, and all others in the same poll.
-        let room = usize::from(size) + BATCH as usize;
+        // Those of one batch may finish at once, and all others in the same poll; twice, as one lot may wait for its interrupt.
+        let room = 2 * (usize::from(size) + BATCH as usize);
         Self {
             memory,
             slots: (0..size).map(|_| Slot::default()).collect(),
@@ -68,6 +72,8 @@ impl Engine {
             channel,
             serial,
             in_flight: 0,
+            counted: BackendCounters::default(),
+            uncounted_polls: 0,
             parking: Parking::default(),
             done: Vec::with_capacity(room),
             account: Account::new(room),
@@ -78,10 +84,44 @@ impl Engine {
         self.in_flight == 0
     }
 
+    /// Whether every slot is taken.
+    #[inline]
+    pub(super) fn is_full(&self) -> bool {
+        self.free.is_empty()
+    }
+
+    /// Whether it is time to ask the channel for its counters: nothing is in flight any more, or much has gone by.
+    #[inline]
+    pub(super) fn has_news(&self) -> bool {
+        self.uncounted_polls > 0 && (self.in_flight == 0 || self.uncounted_polls == u8::MAX)
+    }
+
+    /// What the channel has counted since this was asked last.
+    pub(super) fn counted(&mut self) -> BackendCounters {
+        self.uncounted_polls = 0;
+        let channel = self.channel.counters();
+        let counters = BackendCounters {
+            fixed_buffer_ios: channel.fixed_buffer_ios,
+            bounced_ios: channel.bounced_ios,
+            polled_ios: channel.polled_ios,
+            retries: channel.retries,
+            no_space: channel.no_space,
+            target_failures: channel.failed,
+        };
+        let before = std::mem::replace(&mut self.counted, counters);
+        counters.since(before)
+    }
+
+    /// Whether the account may have no room for what the next poll finishes.
+    #[inline]
+    pub(super) fn is_crowded(&self) -> bool {
+        self.account.is_crowded(self.slots.len() + BATCH as usize)
+    }
+
     /// Takes a batch of chains and starts what they ask for.
     #[inline]
     pub(super) fn take<R: Ring>(&mut self, ring: &mut R, core: &mut Core) -> Taken {
-        let (mut requests, mut bytes, now) = (0, 0, core.now);
+        let (mut requests, mut bytes) = (0, 0);
         match ring.look() {
             Ok(true) => {}
             Ok(false) => return Taken { requests, stop: None },
@@ -109,10 +149,15 @@ impl Engine {
                 ring.advance(slot.chain.head(), &mut slot.mark);
                 slot.start(header, index, &mut *self.channel, &self.serial, &mut core.ring)
             };
-            slot.seen = now;
             match done {
-                Some(result) => slot.finish(result, ring, &mut self.account),
+                Some(result) => {
+                    let ok = slot.finish(result, ring);
+                    if !self.account.joins(slot.kind, ok, slot.bytes) {
+                        self.account.begin(slot.done(ok), requests);
+                    }
+                }
                 None => {
+                    slot.passed = Passed::now(core, requests);
                     self.free.pop();
                     self.in_flight += 1;
                 }
@@ -142,8 +187,15 @@ impl Engine {
             return;
         }
         self.channel.poll(&mut core.ring, &mut self.done);
+        if self.done.is_empty() {
+            return;
+        }
+        let completed = core.clock.now();
+        self.uncounted_polls = self.uncounted_polls.saturating_add(1);
         for Completion { tag, result } in self.done.drain(..) {
-            self.slots[tag as usize].finish(result, ring, &mut self.account);
+            let slot = &self.slots[tag as usize];
+            let ok = slot.finish(result, ring);
+            self.account.later(slot.done(ok), &slot.passed, completed);
             self.free.push(tag as u16);
             self.in_flight -= 1;
         }

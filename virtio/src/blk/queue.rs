@@ -12,7 +12,7 @@
 use std::sync::Arc;
 
 use spinblk_bdev::Channel;
-use spinblk_perf::{Clock, QueueStats};
+use spinblk_perf::{Clock, QueueBoard};
 use spinblk_reactor::{Core, Poller, Progress, Ring, Watch};
 
 use super::Device;
@@ -61,11 +61,12 @@ pub struct BlkQueue {
     host: Box<dyn QueueHost>,
     state: State,
     coalescer: Coalescer,
-    stats: QueueStats,
+    board: Arc<QueueBoard>,
 }
 
 impl BlkQueue {
-    /// Sets a queue up on its core: finds the ring in `map`, registers the memory, makes the slots. Starts running.
+    /// Sets a queue up on its core: finds the ring in `map`, registers the memory, makes the slots. Starts running, and
+    /// writes what it does on `board`, which nobody else may write.
     ///
     /// # Errors
     /// [`QueueError`] when the ring lies outside the map or is misaligned; nothing stays registered.
@@ -75,6 +76,7 @@ impl BlkQueue {
         mut host: Box<dyn QueueHost>,
         map: Arc<MemoryMap>,
         config: RingConfig,
+        board: Arc<QueueBoard>,
         ring: &mut Ring,
     ) -> Result<Self, QueueError> {
         let mut memory = CoreMemory::new(map, ring);
@@ -93,7 +95,7 @@ impl BlkQueue {
             host,
             state: State::Running,
             coalescer: Coalescer::new(device.coalesces(), &Clock::get()),
-            stats: QueueStats::new(),
+            board,
         })
     }
 
@@ -157,20 +159,6 @@ impl BlkQueue {
         self.ring.state()
     }
 
-    /// The account so far.
-    #[must_use]
-    pub fn stats(&self) -> QueueStats {
-        let mut stats = self.stats.clone();
-        let channel = self.engine.channel.counters();
-        stats.fixed_buffer_ios = channel.fixed_buffer_ios;
-        stats.bounced_ios = channel.bounced_ios;
-        stats.polled_ios = channel.polled_ios;
-        stats.retries = channel.retries;
-        stats.no_space = channel.no_space;
-        stats.target_failures = channel.failed;
-        stats
-    }
-
     /// Brings a new map; a parked queue goes on if the map holds what it waits for. Segments of I/O in flight keep pointing
     /// into the old map, so the new one must hold all its regions unless the queue is quiet, and the ring in any case.
     pub fn set_memory(&mut self, map: Arc<MemoryMap>, ring: &mut Ring) {
@@ -205,8 +193,7 @@ impl BlkQueue {
             Virtqueue::LoggedPacked(ring) => self.engine.take_logged(&mut **ring, core),
         };
         if requests > 0 {
-            self.stats.requests += u64::from(requests);
-            self.stats.batches += 1;
+            self.board.batch(requests, self.engine.is_full());
             self.coalescer.arrived(requests, core.now);
         }
         if let Some(stop) = stop {
@@ -222,7 +209,7 @@ impl BlkQueue {
         match stop {
             Stop::Park(iova) => {
                 self.state = State::Parked;
-                self.stats.mapping_faults += 1;
+                self.board.mapping_fault();
                 self.host.unmapped(iova);
             }
             Stop::Break(error) => {
@@ -235,18 +222,26 @@ impl BlkQueue {
     /// Shows the driver the batch, interrupts it if it wants that, and does the books.
     #[inline]
     fn publish(&mut self, core: &mut Core) {
-        if !self.ring.publish() {
-            self.stats.interrupts_suppressed += 1;
-        } else if self.coalescer.wanted(core.now) {
-            self.interrupt(&mut core.ring);
+        let wants_interrupt = self.ring.publish();
+        self.engine.account.returned(core.clock.now(), core);
+        if self.engine.has_news() {
+            self.board.backend(self.engine.counted());
         }
-        self.engine.account.settle(core.clock.now(), &core.clock, &mut self.stats);
+        if !wants_interrupt {
+            self.board.interrupt_suppressed();
+        } else if self.coalescer.wanted(core.now) {
+            return self.interrupt(core);
+        }
+        if !self.coalescer.is_holding() || self.engine.is_crowded() {
+            self.engine.account.settle(None, &core.clock, &self.board);
+        }
     }
 
     #[inline]
-    fn interrupt(&mut self, ring: &mut Ring) {
-        self.host.interrupt(ring);
-        self.stats.interrupts_sent += 1;
+    fn interrupt(&mut self, core: &mut Core) {
+        self.host.interrupt(&mut core.ring);
+        self.board.interrupt_sent();
+        self.engine.account.settle(Some(core.clock.now()), &core.clock, &self.board);
     }
 }
 
@@ -280,7 +275,7 @@ impl Poller for BlkQueue {
         if self.coalescer.is_holding() {
             busy = true;
             if self.coalescer.due(core.now) {
-                self.interrupt(&mut core.ring);
+                self.interrupt(core);
             }
         }
         if busy { Progress::Busy } else { Progress::Idle }
@@ -304,8 +299,11 @@ impl Poller for BlkQueue {
         // Nothing may touch the rings through a queue that was closed.
         self.state = State::Broken;
         if self.coalescer.release() {
-            self.interrupt(ring);
+            self.host.interrupt(ring);
+            self.board.interrupt_sent();
         }
+        self.engine.account.settle(None, &Clock::get(), &self.board);
+        self.board.backend(self.engine.counted());
         self.engine.channel.close(ring);
         self.host.close(ring);
         self.engine.memory.release(ring);

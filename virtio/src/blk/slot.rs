@@ -1,10 +1,10 @@
 //! One request from its chain to its used entry.
 
 use spinblk_bdev::{Channel, Io, IoError, IoResult, Op, Segment};
-use spinblk_perf::{OpKind, Ticks};
+use spinblk_perf::OpKind;
 use spinblk_reactor::Ring;
 
-use super::account::Account;
+use super::account::{Done, Passed};
 use super::request::{Action, Status, parse};
 use super::usual::Usual;
 use crate::chain::{Chain, Header};
@@ -14,17 +14,19 @@ use crate::virtqueue::{self, Head};
 #[repr(C)]
 pub(super) struct Slot {
     pub(super) head: Head,
-    kind: OpKind,
+    pub(super) kind: OpKind,
     /// What a log calls it; means nothing without one.
     pub(super) mark: u16,
-    pub(super) seen: Ticks,
     pub(super) bytes: u64,
+    offset_bytes: u64,
     /// Where the status goes; null if there is no place for it.
     status: *mut u8,
     /// Bytes that count as written when it succeeds, and when it fails: those from the front on without a gap (2.7.8.2),
     /// the status too when they reach it.
     written_bytes: [u32; 2],
     pub(super) chain: Chain,
+    /// How it came to the block device, when that did not answer at once.
+    pub(super) passed: Passed,
 }
 
 impl Default for Slot {
@@ -33,11 +35,12 @@ impl Default for Slot {
             head: Head::default(),
             kind: OpKind::Other,
             mark: 0,
-            seen: 0,
             bytes: 0,
+            offset_bytes: 0,
             status: std::ptr::null_mut(),
             written_bytes: [0; 2],
             chain: Chain::default(),
+            passed: Passed::default(),
         }
     }
 }
@@ -56,6 +59,7 @@ impl Slot {
         let len_bytes = data.len_bytes() as u64;
         self.status = status;
         self.bytes = len_bytes;
+        self.offset_bytes = offset_bytes;
         (self.kind, self.written_bytes) = match op {
             Op::Read => (OpKind::Read, [len_bytes as u32 + 1, 0]),
             _ => (OpKind::Write, [1, 1]),
@@ -83,6 +87,7 @@ impl Slot {
         self.head = chain.head();
         self.status = chain.status();
         self.bytes = 0;
+        self.offset_bytes = 0;
         self.kind = OpKind::Other;
         self.written_bytes = [chain.lone_status_bytes(); 2];
         let Header { kind, sector } = match header {
@@ -94,6 +99,7 @@ impl Slot {
         match action {
             Action::Io { op, offset_bytes, len_bytes, segments, buf } => {
                 self.bytes = len_bytes;
+                self.offset_bytes = offset_bytes;
                 if op == Op::Read {
                     self.written_bytes[0] = len_bytes as u32 + 1;
                 }
@@ -111,20 +117,25 @@ impl Slot {
         }
     }
 
-    /// Writes the status byte and the used entry; the driver sees them when the batch is published.
+    /// Writes the status byte and the used entry; the driver sees them when the batch is published. Whether it succeeded.
     #[inline(always)]
-    pub(super) fn finish<R: virtqueue::Ring>(&self, result: IoResult, ring: &mut R, account: &mut Account) {
+    pub(super) fn finish<R: virtqueue::Ring>(&self, result: IoResult, ring: &mut R) -> bool {
         let Err(error) = result else {
             // SAFETY: a mapped byte that the walk found, or no request could succeed; the map still holds it (see
             // `start_usual`).
             unsafe { self.status.write_volatile(Status::Ok as u8) };
             ring.push_used(self.head, self.mark, self.written_bytes[0]);
-            account.add(self.seen, self.kind, true, self.bytes);
-            return;
+            return true;
         };
         self.fail(error);
         ring.push_used(self.head, self.mark, self.written_bytes[1]);
-        account.add(self.seen, self.kind, false, self.bytes);
+        false
+    }
+
+    /// What it was, for the books.
+    #[inline(always)]
+    pub(super) fn done(&self, ok: bool) -> Done {
+        Done { kind: self.kind, ok, bytes: self.bytes, offset_bytes: self.offset_bytes }
     }
 
     /// Writes the status of a request that failed.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use spinblk_bdev::Bdev;
-use spinblk_perf::Clock;
+use spinblk_perf::{Clock, QueueBoard};
 use spinblk_reactor::{Core, Poller, Progress, Ring};
 
 use super::Driver;
@@ -49,6 +49,8 @@ pub struct Rig {
     pub core: Box<Core>,
     /// What the queue told its host.
     pub log: Arc<HostLog>,
+    /// What the queue did.
+    pub board: Arc<QueueBoard>,
 }
 
 impl Rig {
@@ -66,7 +68,12 @@ impl Rig {
     #[allow(clippy::expect_used)]
     pub fn core() -> Box<Core> {
         let clock = Clock::get();
-        Box::new(Core { ring: Ring::new(256).expect("io_uring"), clock, now: clock.now() })
+        Box::new(Core {
+            ring: Ring::new(256).expect("io_uring"),
+            clock,
+            now: clock.now(),
+            looked: clock.now(),
+        })
     }
 
     /// Joins `driver` to a queue over `bdev` on a core that was used before.
@@ -90,10 +97,11 @@ impl Rig {
         let channel = bdev.open(&mut core.ring, usize::from(driver.size())).expect("channel");
         let log = Arc::new(HostLog::default());
         let host = Box::new(LogHost(log.clone()));
+        let (board, ring) = (Arc::new(QueueBoard::new()), &mut core.ring);
+        let (map, config) = (driver.memory_map(), driver.ring_config());
         let queue =
-            BlkQueue::new(&device, channel, host, driver.memory_map(), driver.ring_config(), &mut core.ring)
-                .expect("queue");
-        Self { driver, queue, core, log }
+            BlkQueue::new(&device, channel, host, map, config, Arc::clone(&board), ring).expect("queue");
+        Self { driver, queue, core, log, board }
     }
 
     /// Closes the queue and gives the core back.
@@ -106,6 +114,7 @@ impl Rig {
 
     /// One reactor iteration.
     pub fn poll(&mut self) -> Progress {
+        self.core.looked = self.core.now;
         self.core.now = self.core.clock.now();
         let progress = self.queue.poll(&mut self.core);
         let _ = self.core.ring.enter();

@@ -10,7 +10,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
-use spinblk_perf::{Clock, OpKind, OpStats, QueueStats};
+use spinblk_perf::{BackendCounters, Clock, Latency, OpKind, OpSnapshot, QueueSnapshot, Stage};
 
 use crate::Error;
 use crate::transport::{DiskReport as ExportReport, QueueReport as ExportQueue};
@@ -69,6 +69,43 @@ pub struct OpReport {
     pub p999_ns: u64,
     /// Longest latency.
     pub max_ns: u64,
+    /// What all requests took together.
+    pub sum_ns: u64,
+    /// Where the time went.
+    pub stages: StagesReport,
+}
+
+/// Where the time of one kind of operation went; see [`spinblk_perf::Stage`].
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct StagesReport {
+    /// In the avail ring, not seen yet, at most.
+    pub pick_up: StageReport,
+    /// Seen, and on the way to the block device.
+    pub submit: StageReport,
+    /// With the block device.
+    pub bdev: StageReport,
+    /// Done, and on the way to the used ring.
+    #[serde(rename = "return")]
+    pub returning: StageReport,
+    /// In the used ring, before the interrupt.
+    pub interrupt: StageReport,
+}
+
+/// One stage.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct StageReport {
+    /// Requests that passed it.
+    pub ios: u64,
+    /// What it took all of them together.
+    pub sum_ns: u64,
+    /// Mean time.
+    pub mean_ns: u64,
+    /// Median.
+    pub p50_ns: u64,
+    /// 99th percentile.
+    pub p99_ns: u64,
+    /// Longest time.
+    pub max_ns: u64,
 }
 
 /// What one virtqueue did.
@@ -121,6 +158,8 @@ pub struct ReactorReport {
     pub idle_ns: u64,
     /// Iterations.
     pub iterations: u64,
+    /// The longest iteration that did something.
+    pub longest_iteration_ns: u64,
     /// io_uring_enter calls.
     pub enters: u64,
 }
@@ -144,40 +183,68 @@ impl Report {
 
 impl DiskReport {
     fn new(export: &ExportReport) -> Self {
-        let mut sum = QueueStats::new();
-        export.queues.iter().for_each(|queue| sum.merge(&queue.stats));
+        let mut sum = QueueSnapshot::default();
+        export.queues.iter().for_each(|queue| sum.merge(&queue.board.snapshot()));
         Self {
             name: export.name.clone(),
             block_device: export.device_path.clone(),
             umem: export.umem,
-            backend: BackendReport::new(&sum),
-            ops: OpKind::ALL.into_iter().map(|kind| (kind.name(), OpReport::new(sum.op(kind)))).collect(),
+            backend: BackendReport::new(&sum.backend),
+            ops: OpKind::ALL
+                .into_iter()
+                .map(|kind| (kind.name(), OpReport::new(&sum.of_kind(kind))))
+                .collect(),
             queues: export.queues.iter().map(QueueReport::new).collect(),
         }
     }
 }
 
 impl OpReport {
-    fn new(stats: &OpStats) -> Self {
-        let p = stats.percentiles();
+    fn new(op: &OpSnapshot) -> Self {
+        let at = |quantile| op.total.at_quantile(quantile);
         Self {
-            ios: stats.ios,
-            bytes: stats.bytes,
-            errors: stats.errors,
-            min_ns: p.min_ns,
-            mean_ns: p.mean_ns,
-            p50_ns: p.p50_ns,
-            p90_ns: p.p90_ns,
-            p99_ns: p.p99_ns,
-            p999_ns: p.p999_ns,
-            max_ns: p.max_ns,
+            ios: op.ios,
+            bytes: op.bytes,
+            errors: op.errors,
+            min_ns: at(0.0),
+            mean_ns: op.total.mean_ns(),
+            p50_ns: at(0.5),
+            p90_ns: at(0.9),
+            p99_ns: at(0.99),
+            p999_ns: at(0.999),
+            max_ns: at(1.0),
+            sum_ns: op.total.sum_ns,
+            stages: StagesReport::new(&op.stages),
+        }
+    }
+}
+
+impl StagesReport {
+    fn new(stages: &[Latency; 5]) -> Self {
+        let stage = |stage: Stage| {
+            let latency = &stages[stage as usize];
+            StageReport {
+                ios: latency.count(),
+                sum_ns: latency.sum_ns,
+                mean_ns: latency.mean_ns(),
+                p50_ns: latency.at_quantile(0.5),
+                p99_ns: latency.at_quantile(0.99),
+                max_ns: latency.at_quantile(1.0),
+            }
+        };
+        Self {
+            pick_up: stage(Stage::PickUp),
+            submit: stage(Stage::Submit),
+            bdev: stage(Stage::Bdev),
+            returning: stage(Stage::Return),
+            interrupt: stage(Stage::Interrupt),
         }
     }
 }
 
 impl QueueReport {
     fn new(queue: &ExportQueue) -> Self {
-        let stats = &queue.stats;
+        let stats = queue.board.snapshot();
         Self {
             index: queue.index,
             core: queue.core,
@@ -185,21 +252,21 @@ impl QueueReport {
             batches: stats.batches,
             interrupts_sent: stats.interrupts_sent,
             interrupts_suppressed: stats.interrupts_suppressed,
-            backend: BackendReport::new(stats),
+            backend: BackendReport::new(&stats.backend),
             mapping_faults: stats.mapping_faults,
         }
     }
 }
 
 impl BackendReport {
-    fn new(stats: &QueueStats) -> Self {
+    fn new(counters: &BackendCounters) -> Self {
         Self {
-            fixed_buffer_ios: stats.fixed_buffer_ios,
-            bounced_ios: stats.bounced_ios,
-            polled_ios: stats.polled_ios,
-            retries: stats.retries,
-            no_space: stats.no_space,
-            target_failures: stats.target_failures,
+            fixed_buffer_ios: counters.fixed_buffer_ios,
+            bounced_ios: counters.bounced_ios,
+            polled_ios: counters.polled_ios,
+            retries: counters.retries,
+            no_space: counters.no_space,
+            target_failures: counters.target_failures,
         }
     }
 }

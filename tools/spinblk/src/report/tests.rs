@@ -1,18 +1,27 @@
 //! Tests of the report: numbers in, text and JSON out.
 
-use spinblk_perf::{OpKind, QueueStats};
+use std::sync::Arc;
+
+use spinblk_perf::{BackendCounters, Clock, Group, OpKind, QueueBoard, Stamps};
 
 use super::text::show_ns;
 use super::*;
 
 fn export() -> ExportReport {
-    let mut stats = QueueStats::new();
+    let (board, clock) = (QueueBoard::new(), Clock::get());
+    let ticks_of_us = |us: u64| ((us * 1000) << 20) / clock.to_ns(1 << 20);
     for us in 1..=1000u64 {
-        stats.op_mut(OpKind::Read).record(us * 1000, 4096, us != 7);
+        let stamps = Stamps { returned: ticks_of_us(us), ..Stamps::default() };
+        let group =
+            Group { kind: OpKind::Read, ok: us != 7, requests: 1, bytes: 4096, stamps, ..Group::default() };
+        board.record(&group, &clock);
     }
-    (stats.requests, stats.batches) = (1000, 400);
-    (stats.interrupts_sent, stats.interrupts_suppressed, stats.fixed_buffer_ios) = (300, 100, 999);
-    let queue = |index, core| ExportQueue { index, core, stats: stats.clone() };
+    (0..400).for_each(|batch| board.batch(if batch < 200 { 2 } else { 3 }, false));
+    (0..300).for_each(|_| board.interrupt_sent());
+    (0..100).for_each(|_| board.interrupt_suppressed());
+    board.backend(BackendCounters { fixed_buffer_ios: 999, ..BackendCounters::default() });
+    let board = Arc::new(board);
+    let queue = |index, core| ExportQueue { index, core, board: Arc::clone(&board) };
     ExportReport {
         name: "d0".into(),
         device_path: Some("/dev/vda".into()),
@@ -23,7 +32,14 @@ fn export() -> ExportReport {
 }
 
 fn report() -> Report {
-    let reactor = ReactorReport { core: 1, busy_ns: 250, idle_ns: 750, iterations: 10, enters: 3 };
+    let reactor = ReactorReport {
+        core: 1,
+        busy_ns: 250,
+        idle_ns: 750,
+        iterations: 10,
+        longest_iteration_ns: 70_000,
+        enters: 3,
+    };
     Report::new(&[export()], vec![reactor], Vec::new())
 }
 
@@ -38,17 +54,23 @@ fn the_text_shows_operations_queues_and_reactors() {
     assert!(lines[2].contains(" 500 µs") && lines[2].ends_with("1.00 ms"), "{text}");
     let queue = "queue 0 on core 1: 1000 requests in 400 batches (2.5 each), interrupts 300 sent, 100 suppressed, \
                  999 fixed-buffer I/Os";
-    assert_eq!(lines[3].trim(), queue);
-    assert_eq!(lines[5], "reactor on core 1: 25.0 % busy, 10 iterations, 3 enters");
-    assert_eq!(lines.len(), 6, "only operations that happened: {text}");
+    assert!(lines[3].contains("pick-up") && lines[3].ends_with("interrupt"), "{text}");
+    let row: Vec<&str> = lines[4].split("  ").map(str::trim).filter(|cell| !cell.is_empty()).collect();
+    assert_eq!(row, ["read", "0 ns / 0 ns", "0 ns / 0 ns", "0 ns / 0 ns", "500 µs / 991 µs", "-"], "{text}");
+    assert_eq!(lines[5].trim(), queue);
+    assert_eq!(lines[7], "reactor on core 1: 25.0 % busy, 10 iterations, the longest 70.0 µs, 3 enters");
+    assert_eq!(lines.len(), 8, "only operations that happened: {text}");
 }
 
 #[test]
 fn what_seldom_happens_is_shown_when_it_did() {
     let mut export = export();
-    let stats = &mut export.queues[1].stats;
-    (stats.bounced_ios, stats.polled_ios, stats.retries) = (7, 0, 3);
-    (stats.no_space, stats.target_failures) = (1, 2);
+    let rare =
+        BackendCounters { bounced_ios: 7, retries: 3, no_space: 1, target_failures: 2, ..Default::default() };
+    let board = QueueBoard::new();
+    board.backend(rare);
+    board.backend(BackendCounters { fixed_buffer_ios: 999, ..BackendCounters::default() });
+    export.queues[1].board = Arc::new(board);
     let report = Report::new(&[export], Vec::new(), Vec::new());
     let text = report.to_string();
     let [first, second] = text.lines().filter(|line| line.contains("queue")).collect::<Vec<_>>()[..] else {

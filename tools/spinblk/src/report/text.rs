@@ -5,8 +5,11 @@ use std::fmt;
 use comfy_table::{CellAlignment, Table, presets};
 use spinblk_perf::OpKind;
 
-use super::{BackendReport, DiskReport, OpReport, QueueReport, ReactorReport, Report};
+use super::{
+    BackendReport, DiskReport, OpReport, QueueReport, ReactorReport, Report, StageReport, StagesReport,
+};
 
+const STAGE_HEADER: [&str; 6] = ["mean/p99 in", "pick-up", "submit", "bdev", "return", "interrupt"];
 const OP_HEADER: [&str; 10] = ["", "ios", "MiB", "errors", "mean", "p50", "p90", "p99", "p99.9", "max"];
 
 impl fmt::Display for Report {
@@ -26,19 +29,36 @@ fn write_disk(f: &mut fmt::Formatter<'_>, disk: &DiskReport) -> fmt::Result {
         disk.block_device.as_ref().map_or("no device node".into(), |path| path.display().to_string());
     let umem = if disk.umem { ", umem" } else { "" };
     writeln!(f, "{} ({device}{umem})", disk.name)?;
-    let mut table = Table::new();
-    table.load_preset(presets::NOTHING).set_header(OP_HEADER);
-    let used = OpKind::ALL.into_iter().filter_map(|kind| Some((kind.name(), disk.ops.get(kind.name())?)));
-    for (name, op) in used.filter(|(_, op)| op.ios > 0) {
-        table.add_row(op_row(name, op));
-    }
-    if table.is_empty() {
+    let named = OpKind::ALL.into_iter().filter_map(|kind| Some((kind.name(), disk.ops.get(kind.name())?)));
+    let used: Vec<(&str, &OpReport)> = named.filter(|(_, op)| op.ios > 0).collect();
+    if used.is_empty() {
         writeln!(f, "  no requests")?;
     } else {
-        table.column_iter_mut().skip(1).for_each(|column| column.set_cell_alignment(CellAlignment::Right));
-        writeln!(f, "{}", table.trim_fmt())?;
+        write_table(f, &OP_HEADER, used.iter().map(|(name, op)| op_row(name, op)))?;
+        write_table(f, &STAGE_HEADER, used.iter().map(|(name, op)| stage_row(name, &op.stages)))?;
     }
     disk.queues.iter().try_for_each(|queue| write_queue(f, queue))
+}
+
+fn write_table(
+    f: &mut fmt::Formatter<'_>,
+    header: &[&str],
+    rows: impl Iterator<Item = Vec<String>>,
+) -> fmt::Result {
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING).set_header(header).add_rows(rows);
+    table.column_iter_mut().skip(1).for_each(|column| column.set_cell_alignment(CellAlignment::Right));
+    writeln!(f, "{}", table.trim_fmt())
+}
+
+fn stage_row(name: &str, stages: &StagesReport) -> Vec<String> {
+    let StagesReport { pick_up, submit, bdev, returning, interrupt } = stages;
+    let cell = |stage: &StageReport| match stage.ios {
+        0 => "-".to_string(),
+        _ => format!("{} / {}", show_ns(stage.mean_ns), show_ns(stage.p99_ns)),
+    };
+    let cells = [pick_up, submit, bdev, returning, interrupt].map(cell);
+    [vec![name.to_string()], cells.to_vec()].concat()
 }
 
 fn op_row(name: &str, op: &OpReport) -> Vec<String> {
@@ -82,8 +102,11 @@ fn write_reactor(f: &mut fmt::Formatter<'_>, reactor: &ReactorReport) -> fmt::Re
     let busy_percent = 100.0 * reactor.busy_ns as f64 / total_ns as f64;
     writeln!(
         f,
-        "reactor on core {}: {busy_percent:.1} % busy, {} iterations, {} enters",
-        reactor.core, reactor.iterations, reactor.enters
+        "reactor on core {}: {busy_percent:.1} % busy, {} iterations, the longest {}, {} enters",
+        reactor.core,
+        reactor.iterations,
+        show_ns(reactor.longest_iteration_ns),
+        reactor.enters
     )
 }
 

@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard};
 use std::time::Instant;
 
 use nix::sys::signal::{Signal, raise};
-use spinblk_perf::QueueStats;
+use spinblk_perf::QueueBoard;
 use spinblk_reactor::Handle;
 
 use super::*;
@@ -94,7 +94,7 @@ impl Exported for FakeExport {
 
     fn stop(self: Box<Self>) -> DiskReport {
         self.stopped.fetch_add(1, Ordering::SeqCst);
-        let queue = QueueReport { index: 0, core: self.core, stats: QueueStats::new() };
+        let queue = QueueReport { index: 0, core: self.core, board: Arc::new(QueueBoard::new()) };
         DiskReport {
             name: self.name.clone(),
             device_path: self.device_path(),
