@@ -77,7 +77,12 @@ impl Raid0Channel {
             return Some(Err(IoError::TooManySegments));
         }
         let (mut pending, mut result) = (0, Ok(()));
+        let end = io.offset_bytes() + io.len_bytes();
         for (index, child) in self.children.iter_mut().enumerate() {
+            let has_none = || self.layout.next_piece(index, io.offset_bytes(), end).is_none();
+            if io.op() != Op::Flush && has_none() {
+                continue;
+            }
             child.handed_out[io.tag as usize] = io.offset_bytes();
             match child.go_on(index, io, &self.layout, ring) {
                 Some(ended) => result = result.and(ended),
@@ -130,19 +135,20 @@ impl Child {
             // Has no place: all of it is handed out at once, marked by a place that no I/O has.
             Op::Flush if from == u64::MAX => return None,
             Op::Flush => u64::MAX,
+            _ if from == end => return None,
             Op::Discard | Op::WriteZeroes { .. } => end,
             Op::Read | Op::Write => {
                 let mut cursor = Cursor::new(io.segments());
                 cursor.skip(from - io.offset_bytes());
                 let mut upto = from;
-                while let Some(piece) = layout.next_piece(index, upto, end) {
+                loop {
+                    let Some(piece) = layout.next_piece(index, upto, end) else { break end };
                     cursor.skip(piece.start - upto);
                     if !cursor.take(piece.len_bytes, &mut list) {
-                        break;
+                        break upto;
                     }
                     upto = piece.start + piece.len_bytes;
                 }
-                upto
             }
         };
         self.handed_out[tag] = upto;
