@@ -1,16 +1,19 @@
 //! Block devices seen from their users: direct reads and writes, attributes, file systems.
 
 use crate::command::Cmd;
-use crate::fail::{Fail, ensure};
+use crate::fail::Fail;
 use crate::state::{names_in, text_of};
 use nix::fcntl::OFlag;
 use nix::mount::{MsFlags, mount, umount};
 use std::fs::File;
+use std::hash::{DefaultHasher, Hasher};
+use std::io::{Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 const ALIGNMENT: usize = 4096;
-const STEP_LEN: usize = 256 << 10;
+/// The longest piece that is read or written at once.
+pub(crate) const STEP_LEN: usize = 256 << 10;
 
 /// A disk opened past the page cache.
 pub(crate) struct DirectDisk {
@@ -26,28 +29,71 @@ impl DirectDisk {
         Ok(DirectDisk { file, path: path.to_path_buf() })
     }
 
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(crate) fn size_bytes(&self) -> Result<u64, Fail> {
+        (&self.file).seek(SeekFrom::End(0)).map_err(Fail::file("seek in", &self.path))
+    }
+
     /// Writes the same byte all over a range; offset and length in multiples of 4 KiB.
     pub(crate) fn fill(&self, offset: u64, len_bytes: u64, byte: u8) -> Result<(), Fail> {
-        let mut memory = Aligned::new(byte);
-        for (at, step_len) in steps(offset, len_bytes) {
-            self.file.write_all_at(memory.slice(step_len), at).map_err(Fail::file("write", &self.path))?;
-        }
-        Ok(())
+        self.write(steps(offset, len_bytes), |_, piece| piece.fill(byte))
     }
 
     /// Asks that a range holds nothing but this byte.
     pub(crate) fn expect(&self, offset: u64, len_bytes: u64, byte: u8) -> Result<(), Fail> {
-        let mut memory = Aligned::new(!byte);
-        for (at, step_len) in steps(offset, len_bytes) {
-            let slice = memory.slice(step_len);
-            self.file.read_exact_at(slice, at).map_err(Fail::file("read", &self.path))?;
-            let wrong = slice.iter().position(|found| *found != byte);
-            if let Some(inside) = wrong {
-                let (found, place) = (slice[inside], at + inside as u64);
-                ensure!(false, "{} holds {found:#04x} at byte {place}, not {byte:#04x}", self.path.display());
-            }
+        self.read(steps(offset, len_bytes), |at, piece| {
+            let Some(inside) = piece.iter().position(|found| *found != byte) else { return Ok(()) };
+            let (found, place, path) = (piece[inside], at + inside as u64, self.path.display());
+            Err(Fail::Check(format!("{path} holds {found:#04x} at byte {place}, not {byte:#04x}")))
+        })
+    }
+
+    /// Writes pieces, offset and length each, as they are made.
+    pub(crate) fn write(
+        &self,
+        pieces: impl Iterator<Item = (u64, usize)>,
+        mut make: impl FnMut(u64, &mut [u8]),
+    ) -> Result<(), Fail> {
+        let mut memory = Aligned::new(0);
+        for (at, len_bytes) in pieces {
+            let piece = memory.slice(len_bytes);
+            make(at, piece);
+            self.file.write_all_at(piece, at).map_err(Fail::file("write", &self.path))?;
         }
         Ok(())
+    }
+
+    /// Reads pieces, offset and length each, and has them checked.
+    pub(crate) fn read(
+        &self,
+        pieces: impl Iterator<Item = (u64, usize)>,
+        mut check: impl FnMut(u64, &[u8]) -> Result<(), Fail>,
+    ) -> Result<(), Fail> {
+        let mut memory = Aligned::new(0);
+        for (at, len_bytes) in pieces {
+            let piece = memory.slice(len_bytes);
+            self.file.read_exact_at(piece, at).map_err(Fail::file("read", &self.path))?;
+            check(at, piece)?;
+        }
+        Ok(())
+    }
+
+    /// Returns when everything written so far is said to be durable.
+    pub(crate) fn flush(&self) -> Result<(), Fail> {
+        self.file.sync_data().map_err(Fail::file("flush", &self.path))
+    }
+
+    /// A number that stands for all that is on it.
+    pub(crate) fn fingerprint(&self) -> Result<u64, Fail> {
+        let mut hasher = DefaultHasher::new();
+        self.read(steps(0, self.size_bytes()?), |_, piece| {
+            hasher.write(piece);
+            Ok(())
+        })?;
+        Ok(hasher.finish())
     }
 
     /// Whether 4 KiB can be read there.
@@ -83,6 +129,13 @@ impl Aligned {
 /// An attribute below `/sys/block/NAME`.
 pub(crate) fn attribute(device: &Path, name: &str) -> String {
     text_of(sysfs(device).join(name))
+}
+
+/// The virtio disk with this serial number, if there is one now.
+pub(crate) fn with_serial(serial: &str) -> Option<PathBuf> {
+    let disks = names_in("/sys/block").into_iter().filter(|name| name.starts_with("vd"));
+    let mut nodes = disks.map(|name| Path::new("/dev").join(name));
+    nodes.find(|node| attribute(node, "serial") == serial && node.exists())
 }
 
 /// How many hardware queues it has.

@@ -8,7 +8,7 @@
 //!   xtask (host) --plan.json--> init --child per scenario--> scenarios::* --> spinblk, vdpa, fio, sysfs
 //!        ^                       |
 //!        +---- events, tar ------+        (virtio-serial ports, see results)
-//!        +---- wishes, answers ------------------+   (another one, with a disk of the host only, see host)
+//!        +---- wishes, answers ------------------+   (another one, with hardware of the host only, see host)
 //! ```
 //!
 //! The library half exists so that the host side shares the table of scenarios and the [`protocol`].
@@ -23,12 +23,16 @@ mod command;
 mod fail;
 mod fio;
 mod host;
+mod kernel_driver;
 mod kmsg;
 mod lab;
+mod loop_device;
 mod null_blk;
+mod pattern;
 mod qsd;
 mod results;
 mod spinblk;
+mod stack;
 mod state;
 mod vdpa;
 mod wait;

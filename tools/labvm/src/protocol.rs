@@ -11,10 +11,18 @@ pub const EVENTS_PORT: &str = "lab.events";
 /// The port on which the guest writes, last of all, a tar of the result files.
 pub const FILES_PORT: &str = "lab.files";
 /// The port on which a scenario asks the host for one [`Wish`] per line, and gets an [`Answer`] to each. Only machines
-/// with a [`HostDisk`] have it.
+/// with [`Hardware`] of their own have it.
 pub const WISHES_PORT: &str = "lab.wishes";
 /// The serial number by which the guest knows a [`HostDisk`].
 pub const HOST_DISK_SERIAL: &str = "HOST-DISK";
+/// What the serial numbers of a machine's [`Drives`] begin with; their number follows.
+pub const DRIVE_SERIAL: &str = "DRIVE-";
+/// The environment variable with the number of the machine's life: 1 at first, one more after each power cut.
+pub const LIFE_VARIABLE: &str = "LIFE";
+/// The test of the block devices' contract, as a program in the guest.
+pub const CONFORMANCE: &str = "bdev-conformance";
+/// The setting with the folder that tests have for their files.
+pub const TESTS_FOLDER: &str = "tests_folder";
 /// How long before the host's limit the guest gives up by itself, to bring its results home.
 pub const GUEST_MARGIN_S: u64 = 20;
 
@@ -52,6 +60,15 @@ pub struct Planned {
     pub bound_s: u64,
 }
 
+/// What the host gives to a machine for one scenario.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hardware {
+    /// A disk that spinblk serves on the host.
+    Disk(HostDisk),
+    /// Drives that outlive the machine.
+    Drives(Drives),
+}
+
 /// A disk of the machine that spinblk serves on the host, over vhost-user.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HostDisk {
@@ -61,6 +78,26 @@ pub struct HostDisk {
     pub queues: u16,
     /// Whether the machine offers packed virtqueues to its guest.
     pub packed: bool,
+    /// What holds its data.
+    pub backing: Backing,
+}
+
+/// What holds the data of a [`HostDisk`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Backing {
+    /// The daemon's memory.
+    Malloc,
+    /// Two files of half the disk's size, striped, and encrypted above that.
+    Files,
+}
+
+/// Drives of the machine on image files of the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Drives {
+    /// How many.
+    pub count: usize,
+    /// The size of each.
+    pub size_mib: u64,
 }
 
 /// What only the host can do to a running machine.
@@ -75,6 +112,10 @@ pub enum Wish {
     Unplug,
     /// Puts it in again, over a new connection.
     Plug,
+    /// Ends the daemon behind the host's disk, which is out of its slot, and starts another one.
+    Restart,
+    /// Kills the machine at once, whatever it is doing, and boots it again with the same drives. There is no answer.
+    CutPower,
 }
 
 /// Done, or why it cannot be.

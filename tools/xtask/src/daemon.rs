@@ -4,7 +4,7 @@
 use crate::error::{Error, Result};
 use crate::process::{Running, command, interrupted, spawn};
 use crate::programs::find;
-use labvm::protocol::{HOST_DISK_SERIAL, HostDisk};
+use labvm::protocol::HostDisk;
 use nix::sched::{CpuSet, sched_getaffinity};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -32,12 +32,16 @@ pub(crate) struct Daemon {
 }
 
 impl Daemon {
-    /// Starts it on a core that no other reactor has; its log and its report go into the folder.
-    pub(crate) fn start(program: &Path, disk: HostDisk, socket: &Path, folder: &Path) -> Result<Daemon> {
-        let (log, report) = (folder.join("spinblk.log"), folder.join("spinblk.json"));
+    /// Starts it on a core that no other reactor has, with what its configuration tells besides that core. Its
+    /// configuration, log and report get the stem for a name.
+    pub(crate) fn start(program: &Path, disk: HostDisk, given: &str, stem: &Path) -> Result<Daemon> {
+        let (log, report) = (stem.with_extension("log"), stem.with_extension("json"));
+        let config = stem.with_extension("toml");
         let deadline = Instant::now() + START_LIMIT;
         for core in allowed_cores().into_iter().rev().cycle() {
-            let mut serve = serve(program, disk, socket, core, &report)?;
+            let text = format!("[reactor]\ncores = [{core}]\nhugepages = \"off\"\n\n{given}");
+            fs::write(&config, text).map_err(Error::file("write", &config))?;
+            let mut serve = serve(program, &config, &report)?;
             let file = File::create(&log).map_err(Error::file("create", &log))?;
             serve.stderr(file.try_clone().map_err(Error::file("duplicate", &log))?).stdout(file);
             let mut daemon =
@@ -117,18 +121,11 @@ impl Daemon {
 }
 
 /// It dies with this process, whatever happens to it.
-fn serve(program: &Path, disk: HostDisk, socket: &Path, core: usize, report: &Path) -> Result<Command> {
+fn serve(program: &Path, config: &Path, report: &Path) -> Result<Command> {
     let setpriv = find("setpriv")?;
-    let disk = format!(
-        "name=host-disk,type=malloc,size={}MiB,queues={},serial={HOST_DISK_SERIAL},transport=vhost-user,socket={}",
-        disk.size_mib,
-        disk.queues,
-        socket.display()
-    );
     let mut serve = command(&setpriv.to_string_lossy(), ["--pdeathsig", "KILL"]);
-    serve.arg(program).args(["--log", "info", "serve", "--hugepages", "off"]);
-    serve.args(["--cores", &core.to_string(), "--disk", &disk]).arg("--report-json").arg(report);
-    serve.env("NO_COLOR", "1");
+    serve.arg(program).args(["--log", "info", "serve", "--config"]).arg(config);
+    serve.arg("--report-json").arg(report).env("NO_COLOR", "1");
     Ok(serve)
 }
 
@@ -162,11 +159,12 @@ fn summary(report: &Value, disk: HostDisk) -> Result<String, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use labvm::protocol::Backing;
     use serde_json::json;
 
     #[test]
     fn every_queue_has_to_have_worked() {
-        let disk = HostDisk { size_mib: 1, queues: 2, packed: false };
+        let disk = HostDisk { size_mib: 1, queues: 2, packed: false, backing: Backing::Malloc };
         let report = |requests: &[u64], problems: &[&str]| {
             let queues: Vec<Value> = requests.iter().map(|count| json!({"requests": count})).collect();
             let ops = json!({"read": {"p50_ns": 1500, "errors": 0}, "write": {"p50_ns": 2500, "errors": 0}});

@@ -17,7 +17,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// Host programs that every guest has.
-const PROGRAMS: [&str; 11] = [
+const PROGRAMS: [&str; 13] = [
     "fio",
     "qemu-storage-daemon",
     "vdpa",
@@ -29,6 +29,8 @@ const PROGRAMS: [&str; 11] = [
     "blockdev",
     "strace",
     "setpriv",
+    "losetup",
+    "cryptsetup",
 ];
 /// Other names of these programs.
 const LINKS: [(&str, &str); 9] = [

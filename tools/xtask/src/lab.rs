@@ -1,18 +1,20 @@
 //! The lab: from the names of scenarios to their outcomes. It brings together packages, kernel, programs and
 //! machine, boots as often as it must, and keeps the results.
 
+mod build;
+
 use crate::accel;
 use crate::error::{Error, Result};
 use crate::initramfs::{self, Extras};
 use crate::kernel::{self, Kernel};
 use crate::outcome::reports;
 use crate::packages::{LAB, Packages};
-use crate::process::{command, output, run_logged};
+use crate::process::{command, output};
 use crate::progress::step;
 use crate::rig::Rig;
 use crate::vm::{Accel, Console, Ending, Machine};
 use crate::workspace::{Workspace, make_dir};
-use labvm::protocol::{Event, GUEST_MARGIN_S, Mode, Plan, Planned};
+use labvm::protocol::{CONFORMANCE, Event, GUEST_MARGIN_S, Mode, Plan, Planned, TESTS_FOLDER};
 use labvm::scenarios::Scenario;
 use std::collections::BTreeMap;
 use std::fs;
@@ -20,7 +22,6 @@ use std::path::{Path, PathBuf};
 
 pub(crate) use crate::outcome::{Report, Verdict};
 
-const BUILD_LIMIT_S: u64 = 1800;
 const UNPACK_LIMIT_S: u64 = 60;
 /// From QEMU's start to the first scenario, on a busy host without KVM.
 const BOOT_LIMIT_S: u64 = 60;
@@ -50,12 +51,13 @@ impl Lab {
         packages.ensure(LAB)?;
         let kernel = kernel::prepare(workspace, &packages)?;
         let base = initramfs::base(workspace, &kernel)?;
-        let built = build(workspace, with_spinblk)?;
+        let built = build::programs(workspace, with_spinblk)?;
         let labvm = built.join("labvm");
         let accel = accel::choose(workspace, &kernel, &base, &labvm)?;
         let programs = with_spinblk.then(|| built.join("spinblk")).into_iter().collect();
         let mut settings = BTreeMap::new();
         settings.insert("accel".to_owned(), accel.name().to_owned());
+        settings.insert(TESTS_FOLDER.to_owned(), build::tests_folder(workspace).display().to_string());
         Ok(Lab { workspace: workspace.clone(), kernel, base, labvm, programs, settings, keep: false, accel })
     }
 
@@ -93,13 +95,14 @@ impl Lab {
             let _ = fs::remove_dir_all(self.workspace.results().join(scenario.name));
         }
         empty(&folder)?;
+        let programs = self.programs_for(batch)?;
         let mut rig = match self.rig(batch[0], &folder) {
             Ok(rig) => rig,
             Err(Error::Interrupted) => return Err(Error::Interrupted),
             // The scenario's subject does not even start.
             Err(error) => return Ok(vec![Report::failed_on_host(batch[0].name, &error)]),
         };
-        let ending = self.start(&plan, &folder, batch[0].vcpus, Console::Live, rig.as_mut())?;
+        let ending = self.start(&plan, &programs, &folder, batch[0].vcpus, Console::Live, rig.as_mut())?;
         let tar = folder.join("files.tar");
         if fs::metadata(&tar).is_ok_and(|metadata| metadata.len() > 0) {
             let results = self.workspace.results();
@@ -120,12 +123,22 @@ impl Lab {
         Ok(reports)
     }
 
-    /// The disk that a scenario wants from the host.
+    /// What goes into the guest; the test of the block devices' contract only where it is wanted.
+    fn programs_for(&self, batch: &[&Scenario]) -> Result<Vec<PathBuf>> {
+        let mut programs = self.programs.clone();
+        if batch.iter().any(|scenario| scenario.programs.contains(&CONFORMANCE)) {
+            programs.push(build::conformance(&self.workspace)?);
+        }
+        Ok(programs)
+    }
+
+    /// The hardware that a scenario wants from the host.
     fn rig(&self, scenario: &Scenario, folder: &Path) -> Result<Option<Rig>> {
-        let Some(disk) = scenario.disk else { return Ok(None) };
+        let Some(hardware) = scenario.hardware else { return Ok(None) };
         let missing = || Error::Lab(format!("{} needs spinblk, which was not built", scenario.name));
         let spinblk = self.programs.iter().find(|path| path.ends_with("spinblk")).ok_or_else(missing)?;
-        step("start spinblk on the host", || Rig::start(spinblk, disk, scenario.boots, folder)).map(Some)
+        let build = || Rig::start(spinblk, hardware, scenario.boots, folder);
+        step("get the machine's hardware ready", build).map(Some)
     }
 
     /// An interactive shell in the guest.
@@ -138,12 +151,13 @@ impl Lab {
         };
         let folder = self.workspace.results().join("shell");
         empty(&folder)?;
-        self.start(&plan, &folder, SHELL_VCPUS, Console::Terminal, None).map(drop)
+        self.start(&plan, &self.programs, &folder, SHELL_VCPUS, Console::Terminal, None).map(drop)
     }
 
     fn start(
         &self,
         plan: &Plan,
+        programs: &[PathBuf],
         folder: &Path,
         vcpus: u32,
         console: Console,
@@ -155,11 +169,7 @@ impl Lab {
             .tempdir_in(&self.workspace.cache)
             .map_err(Error::file("create a folder in", &self.workspace.cache))?;
         let initrd = work.path().join("initrd");
-        initramfs::image(
-            &self.base,
-            &Extras { labvm: &self.labvm, programs: &self.programs, plan },
-            &initrd,
-        )?;
+        initramfs::image(&self.base, &Extras { labvm: &self.labvm, programs, plan }, &initrd)?;
         if self.keep {
             eprintln!("  kept  {}", initrd.display());
         }
@@ -180,20 +190,4 @@ impl Lab {
 fn empty(folder: &Path) -> Result<()> {
     let _ = fs::remove_dir_all(folder);
     make_dir(folder)
-}
-
-/// Builds the guest's programs; gives the folder that they are in.
-fn build(workspace: &Workspace, with_spinblk: bool) -> Result<PathBuf> {
-    let mut cargo = command("cargo", ["build", "--quiet", "--profile=lab", "-p", "labvm"]);
-    if with_spinblk {
-        cargo.args(["-p", "spinblk"]);
-    }
-    let target = workspace.lab_build();
-    cargo.arg("--target-dir").arg(&target).current_dir(&workspace.root);
-    make_dir(&target)?;
-    let log = target.join("build.log");
-    let _ = fs::remove_file(&log);
-    let label = if with_spinblk { "build spinblk and labvm for the lab" } else { "build labvm" };
-    step(label, || run_logged(cargo, BUILD_LIMIT_S, &log))?;
-    Ok(target.join("lab"))
 }

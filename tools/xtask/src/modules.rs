@@ -12,8 +12,20 @@ use std::process::Stdio;
 const TOOL_LIMIT_S: u64 = 60;
 
 /// What the scenarios load.
-pub(crate) const WANTED: &[&str] =
-    &["vduse", "virtio_vdpa", "vhost_vdpa", "virtio_blk", "ublk_drv", "null_blk", "loop", "brd"];
+pub(crate) const WANTED: &[&str] = &[
+    "vduse",
+    "virtio_vdpa",
+    "vhost_vdpa",
+    "virtio_blk",
+    "ublk_drv",
+    "null_blk",
+    "loop",
+    "brd",
+    "raid0",
+    "dm_crypt",
+    "xts",
+    "aesni_intel",
+];
 
 /// Writes `lib/modules/RELEASE` under `root`.
 pub(crate) fn stage(kernel: &Kernel, root: &Path) -> Result<()> {

@@ -28,6 +28,8 @@ pub(crate) const LAB: &[Need] = &[
     ("fio", 0),
     ("e2fsprogs", 0),
     ("util-linux", 0),
+    ("mount", 0),
+    ("cryptsetup-bin", 0),
     ("fdisk", 0),
     ("strace", 0),
 ];

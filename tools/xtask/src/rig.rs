@@ -1,27 +1,33 @@
-//! A disk over vhost-user for one machine: spinblk on the host, the slot that QEMU puts the disk into, and the
-//! hands that do what a scenario in the guest wishes.
+//! What surrounds one machine with hardware of the host: that hardware, and the hands that do what a scenario in the
+//! guest wishes.
+//!
+//! ```text
+//!   slot      a disk over vhost-user: spinblk on the host, the slot that QEMU puts the disk into
+//!     └─ backing   what the disk's data is kept on
+//!   drives    drives on image files, for machines that are killed
+//! ```
 
-use crate::daemon::Daemon;
+mod backing;
+mod drives;
+mod slot;
+
 use crate::error::{Error, Result};
 use crate::lines::JsonLines;
 use crate::qmp::Qmp;
-use labvm::protocol::{Answer, HostDisk, WISHES_PORT, Wish};
+use drives::Images;
+use labvm::protocol::{Answer, Hardware, WISHES_PORT, Wish};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
+use slot::Slot;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use tempfile::TempDir;
 
-/// For the guest's driver to let go of the disk.
-const UNPLUG_LIMIT: Duration = Duration::from_secs(60);
-/// For QEMU to close a connection, and spinblk to notice.
-const CLOSE_LIMIT_S: u64 = 10;
-const STEP: Duration = Duration::from_millis(50);
-
-/// What surrounds one machine with such a disk.
+/// What surrounds one machine.
 pub(crate) struct Rig {
-    disk: HostDisk,
-    daemon: Daemon,
+    hardware: Built,
     /// The sockets' place: a short path, because the kernel allows no long one.
     sockets: TempDir,
     /// QEMU connects to both of these when it starts.
@@ -30,26 +36,36 @@ pub(crate) struct Rig {
     monitor: Option<Qmp>,
     wishes: Option<JsonLines>,
     boots: u32,
+    /// Reboots and power cuts.
     reboots_left: u32,
-    /// How often QEMU has connected to spinblk.
-    connections: usize,
+    power_is_cut: bool,
     /// The first thing that went wrong outside of a wish, if it is not the machine's end.
     problem: Option<Error>,
     /// There is nothing more to do.
     over: bool,
 }
 
+/// The hardware, ready.
+enum Built {
+    Slot(Box<Slot>),
+    Images(Images),
+}
+
 impl Rig {
-    /// Starts spinblk for a machine that boots so many times; logs go into the folder.
-    pub(crate) fn start(spinblk: &Path, disk: HostDisk, boots: u32, folder: &Path) -> Result<Rig> {
+    /// Builds the hardware of a machine that boots so many times; logs go into the folder.
+    pub(crate) fn start(spinblk: &Path, hardware: Hardware, boots: u32, folder: &Path) -> Result<Rig> {
         let sockets = tempfile::Builder::new().prefix("spinblk-lab-").tempdir();
         let sockets = sockets.map_err(Error::file("create a folder in", &std::env::temp_dir()))?;
         let (monitor_door, wishes_door) =
             (listen(&sockets.path().join("qmp"))?, listen(&sockets.path().join("wishes"))?);
-        let daemon = Daemon::start(spinblk, disk, &sockets.path().join("disk"), folder)?;
+        let hardware = match hardware {
+            Hardware::Disk(disk) => {
+                Built::Slot(Box::new(Slot::start(spinblk, disk, sockets.path().join("disk"), folder)?))
+            }
+            Hardware::Drives(drives) => Built::Images(Images::create(drives, folder)?),
+        };
         Ok(Rig {
-            disk,
-            daemon,
+            hardware,
             sockets,
             monitor_door,
             wishes_door,
@@ -57,7 +73,7 @@ impl Rig {
             wishes: None,
             boots,
             reboots_left: boots.saturating_sub(1),
-            connections: 1,
+            power_is_cut: false,
             problem: None,
             over: false,
         })
@@ -68,20 +84,14 @@ impl Rig {
         self.boots
     }
 
-    /// QEMU's arguments: memory that spinblk can map, a slot with the disk in it, the monitor, the port for wishes.
+    /// QEMU's arguments: the hardware, the monitor, the port for wishes.
     pub(crate) fn arguments(&self, memory_mib: u32) -> Vec<String> {
-        let socket = |id: &str, name: &str| format!("socket,id={id},path={}", self.socket(name).display());
+        let mut arguments = match &self.hardware {
+            Built::Slot(slot) => slot.arguments(memory_mib),
+            Built::Images(images) => images.arguments(),
+        };
+        let socket = |id: &str, name: &str| format!("socket,id={id},path={}", self.place(name).display());
         let words = [
-            "-object",
-            &format!("memory-backend-memfd,id=memory,size={memory_mib}M,share=on"),
-            "-numa",
-            "node,memdev=memory",
-            "-device",
-            "pcie-root-port,id=disk-slot,chassis=1",
-            "-chardev",
-            &socket(&self.connection(), "disk"),
-            "-device",
-            &self.device().to_string(),
             "-chardev",
             &socket("monitor", "qmp"),
             "-mon",
@@ -90,8 +100,11 @@ impl Rig {
             &socket("wishes", "wishes"),
             "-device",
             &format!("virtserialport,chardev=wishes,name={WISHES_PORT}"),
+            "-pidfile",
+            &self.place("pid").display().to_string(),
         ];
-        words.map(str::to_owned).to_vec()
+        arguments.extend(words.map(str::to_owned));
+        arguments
     }
 
     /// Does what there is to do now; called every now and then while the machine runs. False: it need not run on, for
@@ -106,21 +119,36 @@ impl Rig {
                 self.problem = Some(error);
             }
         }
-        self.daemon.is_alive()
+        match &mut self.hardware {
+            Built::Slot(slot) => slot.is_alive(),
+            Built::Images(_) => true,
+        }
     }
 
-    /// Ends spinblk, asks whether all went well, and says in a line what it did. The machine has ended, after as
+    /// Whether the machine, which has ended, is to be started once more, because its power was cut.
+    pub(crate) fn power_returns(&mut self) -> bool {
+        (self.monitor, self.wishes, self.over) = (None, None, self.problem.is_some());
+        std::mem::take(&mut self.power_is_cut)
+    }
+
+    /// Takes the hardware down, asks whether all went well, and says it in a line. The machine has ended, after as
     /// many boots as given.
     pub(crate) fn finish(self, boots: usize) -> Result<String> {
-        let (clients, problem, planned) = (self.connections, self.problem, self.boots);
-        let done = self.daemon.finish(clients).map_err(|error| match problem {
-            Some(problem) => Error::Lab(format!("{error}\nand before that: {problem}")),
-            None => error,
-        })?;
+        let (problem, planned) = (self.problem, self.boots);
+        let done = match self.hardware {
+            Built::Slot(slot) => slot.finish(),
+            Built::Images(_) => Ok("drives on image files".to_owned()),
+        };
+        let done = match (done, problem) {
+            (Err(error), Some(problem)) => {
+                return Err(Error::Lab(format!("{error}\nand before that: {problem}")));
+            }
+            (done, _) => done?,
+        };
         if u32::try_from(boots) != Ok(planned) {
             return Err(Error::Lab(format!("boots of the machine: {boots}, planned: {planned}")));
         }
-        Ok(format!("spinblk on the host: {done}; connections: {clients}, boots: {boots}"))
+        Ok(format!("{done}; boots: {boots}"))
     }
 
     fn try_turn(&mut self) -> Result<()> {
@@ -136,6 +164,11 @@ impl Rig {
         }
         while let Some(wish) = self.next_wish()? {
             let answer: Answer = self.fulfil(&wish).map_err(|error| error.to_string());
+            if self.power_is_cut {
+                // There is nobody to hear it.
+                self.over = true;
+                return Ok(());
+            }
             let answer = serde_json::to_value(answer);
             let answer = answer.map_err(|source| Error::Json { what: "an answer".to_owned(), source })?;
             if let Some(wishes) = &mut self.wishes {
@@ -151,77 +184,47 @@ impl Rig {
 
     fn fulfil(&mut self, wish: &Value) -> Result<()> {
         let what = || format!("the wish {wish}");
-        match serde_json::from_value(wish.clone()).map_err(|source| Error::Json { what: what(), source })? {
-            Wish::RebootAtReset if self.reboots_left == 0 => {
+        let wish =
+            serde_json::from_value(wish.clone()).map_err(|source| Error::Json { what: what(), source })?;
+        match (wish, &mut self.hardware) {
+            (Wish::RebootAtReset | Wish::CutPower, _) if self.reboots_left == 0 => {
                 Err(Error::Lab("this machine has been rebooted as often as planned".to_owned()))
             }
-            Wish::RebootAtReset => {
+            (Wish::RebootAtReset, _) => {
                 self.reboots_left -= 1;
-                self.monitor()?.execute("set-action", &json!({"reboot": "reset"}))
+                connected(&mut self.monitor)?.execute("set-action", &json!({"reboot": "reset"}))
             }
-            Wish::EndAtReset => self.monitor()?.execute("set-action", &json!({"reboot": "shutdown"})),
-            Wish::Unplug => self.unplug(),
-            Wish::Plug => self.plug(),
+            (Wish::EndAtReset, _) => {
+                connected(&mut self.monitor)?.execute("set-action", &json!({"reboot": "shutdown"}))
+            }
+            (Wish::Unplug, Built::Slot(slot)) => slot.unplug(connected(&mut self.monitor)?),
+            (Wish::Plug, Built::Slot(slot)) => slot.plug(connected(&mut self.monitor)?),
+            (Wish::Restart, Built::Slot(slot)) => slot.restart(),
+            (Wish::CutPower, Built::Images(_)) => self.cut_power(),
+            (wish, _) => Err(Error::Lab(format!("this machine's hardware knows no {wish:?}"))),
         }
     }
 
-    /// Out of the slot, and then the connection, which QEMU would keep for another device.
-    fn unplug(&mut self) -> Result<()> {
-        let (connection, deadline) = (self.connection(), Instant::now() + UNPLUG_LIMIT);
-        let monitor = self.monitor()?;
-        monitor.execute("device_del", &json!({"id": "disk"}))?;
-        while monitor.take_event("DEVICE_DELETED", |data| data["device"] == "disk")?.is_none() {
-            wait_until(deadline, "the guest did not let go of the disk")?;
-        }
-        // The device itself goes a moment later, and its connection is busy until then.
-        while let Err(refusal) = monitor.execute("chardev-remove", &json!({"id": connection})) {
-            wait_until(deadline, &refusal.to_string())?;
-        }
-        self.daemon.wait_until_left(self.connections, CLOSE_LIMIT_S)
+    /// Kills QEMU, which has no time to do anything about it.
+    fn cut_power(&mut self) -> Result<()> {
+        let path = self.place("pid");
+        let text = std::fs::read_to_string(&path).map_err(Error::file("read", &path))?;
+        let unusable =
+            || Error::Lab(format!("QEMU's process cannot be killed: {} holds {text}", path.display()));
+        let pid = text.trim().parse().map_err(|_| unusable())?;
+        kill(Pid::from_raw(pid), Signal::SIGKILL).map_err(|_| unusable())?;
+        self.reboots_left -= 1;
+        self.power_is_cut = true;
+        Ok(())
     }
 
-    fn plug(&mut self) -> Result<()> {
-        self.connections += 1;
-        let address = json!({"type": "unix", "data": {"path": self.socket("disk")}});
-        let backend = json!({"type": "socket", "data": {"addr": address, "server": false}});
-        let (connection, device) = (self.connection(), self.device());
-        let monitor = self.monitor()?;
-        monitor.execute("chardev-add", &json!({"id": connection, "backend": backend}))?;
-        monitor.execute("device_add", &device)
-    }
-
-    fn monitor(&mut self) -> Result<&mut Qmp> {
-        self.monitor.as_mut().ok_or_else(|| Error::Lab("QEMU has not opened its monitor".to_owned()))
-    }
-
-    /// QEMU's name for the present connection to spinblk.
-    fn connection(&self) -> String {
-        format!("disk-{}", self.connections)
-    }
-
-    /// The disk, as both `-device` and `device_add` take it.
-    fn device(&self) -> Value {
-        json!({
-            "driver": "vhost-user-blk-pci",
-            "id": "disk",
-            "bus": "disk-slot",
-            "chardev": self.connection(),
-            "num-queues": self.disk.queues,
-            "packed": self.disk.packed,
-        })
-    }
-
-    fn socket(&self, name: &str) -> PathBuf {
+    fn place(&self, name: &str) -> PathBuf {
         self.sockets.path().join(name)
     }
 }
 
-fn wait_until(deadline: Instant, complaint: &str) -> Result<()> {
-    if Instant::now() >= deadline {
-        return Err(Error::Lab(complaint.to_owned()));
-    }
-    std::thread::sleep(STEP);
-    Ok(())
+fn connected(monitor: &mut Option<Qmp>) -> Result<&mut Qmp> {
+    monitor.as_mut().ok_or_else(|| Error::Lab("QEMU has not opened its monitor".to_owned()))
 }
 
 fn listen(path: &Path) -> Result<UnixListener> {

@@ -3,13 +3,16 @@
 //! The guest's stdout, its events and its result files come back through virtio-serial ports that QEMU writes to
 //! plain files: nothing has to be drained, and whatever happens to the guest, what it said so far is there.
 
+mod follower;
+mod tsc;
+
 use crate::error::{Error, Result};
 use crate::process::{Running, command, interrupted, spawn, spawn_on_terminal, words};
 use crate::programs::find;
 use crate::rig::Rig;
-use labvm::protocol::{EVENTS_PORT, Event, FILES_PORT};
+use follower::Follower;
+use labvm::protocol::{EVENTS_PORT, Event, FILES_PORT, LIFE_VARIABLE};
 use std::fs::{self, File};
-use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -81,25 +84,41 @@ pub(crate) struct Ending {
 }
 
 impl Machine<'_> {
-    /// Boots it and waits for its end, with a disk from the host or without.
-    pub(crate) fn run(&self, rig: Option<&mut Rig>) -> Result<Ending> {
-        let mut qemu = self.command(&find("setpriv")?);
-        qemu.args(rig.as_ref().map(|rig| rig.arguments(MEMORY_MIB)).unwrap_or_default());
+    /// Boots it and waits for its end, with hardware of the host or without. After a power cut it boots again.
+    pub(crate) fn run(&self, mut rig: Option<&mut Rig>) -> Result<Ending> {
+        let deadline = Instant::now() + Duration::from_secs(self.limit_s);
+        let mut follower = Follower::new(self.file("output.log"), self.console == Console::Live);
+        let mut life = 1;
+        loop {
+            let mut running = self.start(life, rig.as_deref())?;
+            let timed_out = !self.wait(&mut running, rig.as_deref_mut(), &mut follower, deadline)?;
+            if timed_out || !rig.as_deref_mut().is_some_and(Rig::power_returns) {
+                return Ok(Ending { events: self.events(), timed_out, last_words: self.last_words() });
+            }
+            life += 1;
+        }
+    }
+
+    /// Starts QEMU for the machine's life of this number.
+    fn start(&self, life: u32, rig: Option<&Rig>) -> Result<Running> {
+        let mut qemu = self.command(&find("setpriv")?, life);
+        qemu.args(rig.map(|rig| rig.arguments(MEMORY_MIB)).unwrap_or_default());
         let record = self.file("qemu.cmd");
         fs::write(&record, words(&qemu)).map_err(Error::file("write", &record))?;
         let log = self.file("qemu.log");
         let stderr = File::create(&log).map_err(Error::file("create", &log))?;
         qemu.stderr(stderr);
-        let mut running =
-            if self.console == Console::Terminal { spawn_on_terminal(&mut qemu)? } else { spawn(&mut qemu)? };
-        let timed_out = !self.wait(&mut running, rig)?;
-        Ok(Ending { events: self.events(), timed_out, last_words: self.last_words() })
+        if self.console == Console::Terminal { spawn_on_terminal(&mut qemu) } else { spawn(&mut qemu) }
     }
 
-    /// Follows the machine's output to its end; false if the limit came first.
-    fn wait(&self, running: &mut Running, mut rig: Option<&mut Rig>) -> Result<bool> {
-        let deadline = Instant::now() + Duration::from_secs(self.limit_s);
-        let mut follower = Follower::new(self.file("output.log"), self.console == Console::Live);
+    /// Follows the machine's output to its end; false if the deadline came first.
+    fn wait(
+        &self,
+        running: &mut Running,
+        mut rig: Option<&mut Rig>,
+        follower: &mut Follower,
+        deadline: Instant,
+    ) -> Result<bool> {
         loop {
             let ended = running.ended().is_some();
             follower.copy();
@@ -124,7 +143,7 @@ impl Machine<'_> {
     }
 
     /// QEMU, started so that it dies with this process whatever happens to it.
-    fn command(&self, setpriv: &Path) -> Command {
+    fn command(&self, setpriv: &Path, life: u32) -> Command {
         let mut qemu = command(&setpriv.to_string_lossy(), ["--pdeathsig", "KILL", "qemu-system-x86_64"]);
         qemu.args([
             "-nodefaults",
@@ -137,17 +156,23 @@ impl Machine<'_> {
         qemu.args(self.accel.arguments());
         qemu.args(["-smp", &self.vcpus.to_string(), "-m", &MEMORY_MIB.to_string()]);
         qemu.arg("-kernel").arg(self.kernel).arg("-initrd").arg(self.initrd);
-        qemu.args(["-append", KERNEL_COMMAND_LINE]);
-        qemu.args(["-serial", &format!("file:{}", self.file("console.log").display())]);
+        let clock = match self.accel {
+            Accel::Kvm => String::new(),
+            Accel::Tcg => format!(" tsc_early_khz={}", tsc::khz()),
+        };
+        qemu.args(["-append", &format!("{KERNEL_COMMAND_LINE}{clock} {LIFE_VARIABLE}={life}")]);
+        // What a life says is added to what those before it said.
+        let log = |id, name| format!("file,id={id},append=on,path={}", self.file(name).display());
+        qemu.args(["-chardev", &log("console", "console.log"), "-serial", "chardev:console"]);
         qemu.args(["-device", "virtio-rng-pci", "-device", "virtio-serial-pci"]);
         let output = match self.console {
             Console::Terminal => "stdio,id=output,signal=off".to_owned(),
-            _ => format!("file,id=output,path={}", self.file("output.log").display()),
+            _ => log("output", "output.log"),
         };
         qemu.args(["-chardev", &output, "-device", "virtconsole,chardev=output"]);
         for (id, port, file) in [("events", EVENTS_PORT, "events.jsonl"), ("files", FILES_PORT, "files.tar")]
         {
-            qemu.args(["-chardev", &format!("file,id={id},path={}", self.file(file).display())]);
+            qemu.args(["-chardev", &log(id, file)]);
             qemu.args(["-device", &format!("virtserialport,chardev={id},name={port}")]);
         }
         qemu
@@ -173,36 +198,6 @@ impl Machine<'_> {
     }
 }
 
-/// Copies a growing file to stdout.
-struct Follower {
-    path: PathBuf,
-    source: Option<File>,
-    wanted: bool,
-}
-
-impl Follower {
-    fn new(path: PathBuf, wanted: bool) -> Follower {
-        Follower { path, source: None, wanted }
-    }
-
-    fn copy(&mut self) {
-        if !self.wanted {
-            return;
-        }
-        if self.source.is_none() {
-            self.source = File::open(&self.path).ok();
-        }
-        let mut news = Vec::new();
-        if let Some(source) = &mut self.source
-            && source.read_to_end(&mut news).is_ok()
-        {
-            let mut stdout = std::io::stdout().lock();
-            // A terminal that went away is no reason to stop the machine.
-            let _ = stdout.write_all(&news).and_then(|()| stdout.flush());
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -218,10 +213,10 @@ mod tests {
             console: Console::Live,
             limit_s: 60,
         };
-        let line = words(&machine.command(Path::new("/usr/bin/setpriv")));
+        let line = words(&machine.command(Path::new("/usr/bin/setpriv"), 2));
         assert!(line.starts_with("/usr/bin/setpriv --pdeathsig KILL qemu-system-x86_64 -nodefaults"));
         assert!(line.contains("-smp 2 -m 3072 -kernel /k/vmlinux -initrd /i.cpio"));
-        assert!(line.contains("file,id=files,path=/out/files.tar"));
+        assert!(line.contains("file,id=files,append=on,path=/out/files.tar") && line.contains(" LIFE=2 "));
         assert!(line.contains("-cpu max,la57=off") && !line.contains("kvm"));
     }
 }

@@ -3,23 +3,24 @@
 //! The machine is rebooted in the middle, and each life finds out from the disk which one it is: nothing else of
 //! the first is left in the second.
 
-use crate::block::{DirectDisk, Mount, attribute, check_filesystem, checksums, queue_count};
+use crate::block::{DirectDisk, Mount, attribute, check_filesystem, checksums, queue_count, with_serial};
 use crate::command::Cmd;
 use crate::fail::{Fail, ensure};
 use crate::fio::FioJob;
 use crate::host::Host;
 use crate::kmsg::{Kmsg, complaint};
 use crate::lab::Lab;
-use crate::protocol::{HOST_DISK_SERIAL, HostDisk, Wish};
-use crate::state::{names_in, text_of};
+use crate::protocol::{Backing, HOST_DISK_SERIAL, HostDisk, Wish};
 use crate::wait::{wait_for, wait_some};
 use nix::sys::reboot::{RebootMode, reboot};
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::Duration;
 
-pub(super) const SPLIT: HostDisk = HostDisk { size_mib: 256, queues: 2, packed: false };
+pub(super) const SPLIT: HostDisk =
+    HostDisk { size_mib: 256, queues: 2, packed: false, backing: Backing::Malloc };
 pub(super) const PACKED: HostDisk = HostDisk { packed: true, ..SPLIT };
+pub(super) const STACK: HostDisk = HostDisk { backing: Backing::Files, ..SPLIT };
 
 const MIB: u64 = 1 << 20;
 const KIB: u64 = 1 << 10;
@@ -58,8 +59,35 @@ pub(super) fn packed(lab: &mut Lab) -> Result<(), Fail> {
     write_and_check(lab, "packed", &device)
 }
 
+/// The same disk on files, encrypted and striped: they bring it over a restart of spinblk.
+pub(super) fn stack(lab: &mut Lab) -> Result<(), Fail> {
+    let device = appeared(lab, STACK)?;
+    write_and_check(lab, "first", &device)?;
+    leave_data(lab, &device)?;
+    let mut host = Host::open()?;
+    unplug(lab, &mut host, &device)?;
+    host.ask(Wish::Restart)?;
+    lab.say("spinblk is another one now");
+    host.ask(Wish::Plug)?;
+    let device = appeared(lab, STACK)?;
+    everything_is_there(lab, &device)?;
+    write_and_check(lab, "again", &device)
+}
+
 fn first_life(lab: &Lab, device: &Path, mut log: Kmsg) -> Result<(), Fail> {
     write_and_check(lab, "first", device)?;
+    leave_data(lab, device)?;
+    // The kernel's log does not outlive the reboot; init looks at the second one's only.
+    let complaint = complaint(&log.lines());
+    ensure!(complaint.is_none(), "the kernel complained:\n{}", complaint.unwrap_or_default());
+    DirectDisk::open(device)?.fill(MARK_MIB * MIB, 4 * KIB, MARK)?;
+    Host::open()?.ask(Wish::RebootAtReset)?;
+    lab.say("rebooting");
+    restart()
+}
+
+/// A file system with files, and a pattern behind it.
+fn leave_data(lab: &Lab, device: &Path) -> Result<(), Fail> {
     Mount::format_first(device, FILESYSTEM_MIB)?;
     let mount = Mount::open(device, "disk")?;
     let files = mount.place().join("files");
@@ -69,32 +97,27 @@ fn first_life(lab: &Lab, device: &Path, mut log: Kmsg) -> Result<(), Fail> {
     let list = sums_path(&mount);
     std::fs::write(&list, sums).map_err(Fail::file("write", &list))?;
     mount.close()?;
-    let direct = DirectDisk::open(device)?;
-    direct.fill(PATTERN_MIB * MIB, PATTERN_LEN_MIB * MIB, PATTERN)?;
-    everything_is_there(lab, device)?;
-    // The kernel's log does not outlive the reboot; init looks at the second one's only.
-    let complaint = complaint(&log.lines());
-    ensure!(complaint.is_none(), "the kernel complained:\n{}", complaint.unwrap_or_default());
-    direct.fill(MARK_MIB * MIB, 4 * KIB, MARK)?;
-    drop(direct);
-    Host::open()?.ask(Wish::RebootAtReset)?;
-    lab.say("rebooting");
-    restart()
+    DirectDisk::open(device)?.fill(PATTERN_MIB * MIB, PATTERN_LEN_MIB * MIB, PATTERN)?;
+    everything_is_there(lab, device)
 }
 
 fn second_life(lab: &Lab, device: &Path) -> Result<(), Fail> {
     lab.say("this is the second life");
     everything_is_there(lab, device)?;
     let mut host = Host::open()?;
-    host.ask(Wish::Unplug)?;
-    wait_for(&format!("{} to go", device.display()), VANISH_LIMIT_S, || {
-        find().is_none() && !device.exists()
-    })?;
-    lab.say("unplugged");
+    unplug(lab, &mut host, device)?;
     host.ask(Wish::Plug)?;
     let device = appeared(lab, SPLIT)?;
     everything_is_there(lab, &device)?;
     write_and_check(lab, "again", &device)
+}
+
+fn unplug(lab: &Lab, host: &mut Host, device: &Path) -> Result<(), Fail> {
+    host.ask(Wish::Unplug)?;
+    let gone = || find().is_none() && !device.exists();
+    wait_for(&format!("{} to go", device.display()), VANISH_LIMIT_S, gone)?;
+    lab.say("unplugged");
+    Ok(())
 }
 
 /// The host's disk, once it is there and what it should be.
@@ -130,9 +153,7 @@ fn appeared(lab: &Lab, disk: HostDisk) -> Result<PathBuf, Fail> {
 }
 
 fn find() -> Option<PathBuf> {
-    let named = |name: &String| text_of(format!("/sys/block/{name}/serial")) == HOST_DISK_SERIAL;
-    let name = names_in("/sys/block").into_iter().filter(|name| name.starts_with("vd")).find(named)?;
-    Some(Path::new("/dev").join(name)).filter(|node| node.exists())
+    with_serial(HOST_DISK_SERIAL)
 }
 
 /// Reads and writes mixed, then writes with checksums that are read back, on both CPUs and so on both queues.

@@ -2,18 +2,22 @@
 
 mod bench;
 mod command_line;
+mod conformance;
 mod content;
 mod dataplane;
 mod demo;
 mod host_disk;
+mod interop;
 mod lifecycle;
+mod power_cut;
 mod smoke;
+mod stack;
 mod takeover;
 mod verify;
 
 use crate::fail::Fail;
 use crate::lab::Lab;
-use crate::protocol::HostDisk;
+use crate::protocol::{CONFORMANCE, Drives, Hardware, HostDisk};
 
 /// One thing that can be run in the lab.
 #[derive(Debug, Clone, Copy)]
@@ -30,8 +34,8 @@ pub struct Scenario {
     pub vcpus: u32,
     /// Programs that it needs besides those that every machine has.
     pub programs: &'static [&'static str],
-    /// The disk that the host serves to its machine.
-    pub disk: Option<HostDisk>,
+    /// What its machine has from the host.
+    pub hardware: Option<Hardware>,
     /// How often its machine boots, its own reboots included. The bound is for each of them.
     pub boots: u32,
     pub(crate) run: fn(&mut Lab) -> Result<(), Fail>,
@@ -40,17 +44,32 @@ pub struct Scenario {
 impl Scenario {
     const fn new(name: &'static str, what: &'static str, run: fn(&mut Lab) -> Result<(), Fail>) -> Scenario {
         let programs = &["spinblk"];
-        Scenario { name, what, bound_s: 180, in_test: true, vcpus: 2, programs, disk: None, boots: 1, run }
+        Scenario {
+            name,
+            what,
+            bound_s: 180,
+            in_test: true,
+            vcpus: 2,
+            programs,
+            hardware: None,
+            boots: 1,
+            run,
+        }
     }
 
     /// Needs a disk from the host, and so a machine of its own, which may boot more than once.
     const fn disk(self, disk: HostDisk, boots: u32) -> Scenario {
-        Scenario { disk: Some(disk), boots, ..self }
+        Scenario { hardware: Some(Hardware::Disk(disk)), boots, ..self }
+    }
+
+    /// Needs drives of the host, likewise.
+    const fn drives(self, drives: Drives, boots: u32) -> Scenario {
+        Scenario { hardware: Some(Hardware::Drives(drives)), boots, ..self }
     }
 
     /// Whether both can run in the same boot.
     pub fn shares_machine_with(&self, other: &Scenario) -> bool {
-        self.vcpus == other.vcpus && self.disk.is_none() && other.disk.is_none()
+        self.vcpus == other.vcpus && self.hardware.is_none() && other.hardware.is_none()
     }
 
     /// Needs more time.
@@ -116,6 +135,26 @@ pub const TABLE: &[Scenario] = &[
         lifecycle::stop_under_load,
     ),
     Scenario::new("takeover", "a killed daemon's disk goes on under the next one", takeover::run),
+    Scenario::new(
+        "crypto-interop",
+        "crypto reads what dm-crypt wrote, and the other way round",
+        interop::crypto,
+    )
+    .bound_s(300),
+    Scenario::new("raid0-interop", "raid0 reads what md wrote, and the other way round", interop::raid0)
+        .bound_s(300),
+    Scenario::new("stack-vduse", "crypto over raid0 over files: verified, files, restarted", stack::vduse)
+        .bound_s(300),
+    Scenario::new(
+        "conformance-null-blk",
+        "the test of the bdev contract on a null_blk device",
+        conformance::null_blk,
+    )
+    .programs(&["spinblk", CONFORMANCE])
+    .bound_s(300),
+    Scenario::new("conformance-loop", "the same on a loop device", conformance::loop_device)
+        .programs(&["spinblk", CONFORMANCE])
+        .bound_s(300),
     Scenario::new("two-reactors", "two queues of one disk on two cores", verify::two_reactors)
         .vcpus(4)
         .bound_s(300),
@@ -131,6 +170,14 @@ pub const TABLE: &[Scenario] = &[
         host_disk::packed,
     )
     .disk(host_disk::PACKED, 1),
+    Scenario::new(
+        "stack-vhost-user",
+        "crypto over raid0 over files as a guest's disk, over a restart of spinblk",
+        host_disk::stack,
+    )
+    .disk(host_disk::STACK, 1),
+    Scenario::new("power-cut", "what was flushed is there after the machine was killed", power_cut::run)
+        .drives(power_cut::DRIVES, 2),
     Scenario::new("demo", "a disk under fio, with all that both say", demo::run).by_hand(),
     Scenario::new("bench", "side by side with qemu-storage-daemon, ublk and null_blk", bench::run)
         .programs(&["spinblk", "rublk"])
@@ -150,7 +197,11 @@ mod tests {
     #[test]
     fn names_are_unique_and_fit_a_file_name() {
         for (at, scenario) in TABLE.iter().enumerate() {
-            assert!(scenario.name.chars().all(|c| c.is_ascii_lowercase() || c == '-'), "{}", scenario.name);
+            assert!(
+                scenario.name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-'),
+                "{}",
+                scenario.name
+            );
             assert!(TABLE[..at].iter().all(|other| other.name != scenario.name), "{} twice", scenario.name);
         }
     }

@@ -1,0 +1,153 @@
+//! The slot that QEMU puts a host's disk into, and the spinblk that serves it over vhost-user.
+
+use super::backing::BackingFiles;
+use crate::daemon::Daemon;
+use crate::error::{Error, Result};
+use crate::qmp::Qmp;
+use labvm::protocol::{HOST_DISK_SERIAL, HostDisk};
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// For the guest's driver to let go of the disk.
+const UNPLUG_LIMIT: Duration = Duration::from_secs(60);
+/// For QEMU to close a connection, and spinblk to notice.
+const CLOSE_LIMIT_S: u64 = 10;
+const STEP: Duration = Duration::from_millis(50);
+
+/// The disk, its daemon, and QEMU's connection between them.
+pub(super) struct Slot {
+    disk: HostDisk,
+    program: PathBuf,
+    socket: PathBuf,
+    folder: PathBuf,
+    files: BackingFiles,
+    /// None only while one follows another.
+    daemon: Option<Daemon>,
+    /// How often QEMU has connected to this daemon.
+    connections: usize,
+    /// What the daemons before it did.
+    done: Vec<String>,
+}
+
+impl Slot {
+    /// Starts spinblk; its logs go into the folder.
+    pub(super) fn start(program: &Path, disk: HostDisk, socket: PathBuf, folder: &Path) -> Result<Slot> {
+        let mut slot = Slot {
+            disk,
+            program: program.to_owned(),
+            socket,
+            folder: folder.to_owned(),
+            files: BackingFiles::create(disk, folder)?,
+            daemon: None,
+            connections: 1,
+            done: Vec::new(),
+        };
+        slot.start_daemon()?;
+        Ok(slot)
+    }
+
+    /// QEMU's arguments: memory that spinblk can map, and the slot with the disk in it.
+    pub(super) fn arguments(&self, memory_mib: u32) -> Vec<String> {
+        let words = [
+            "-object",
+            &format!("memory-backend-memfd,id=memory,size={memory_mib}M,share=on"),
+            "-numa",
+            "node,memdev=memory",
+            "-device",
+            "pcie-root-port,id=disk-slot,chassis=1",
+            "-chardev",
+            &format!("socket,id={},path={}", self.connection(), self.socket.display()),
+            "-device",
+            &self.device().to_string(),
+        ];
+        words.map(str::to_owned).to_vec()
+    }
+
+    pub(super) fn is_alive(&mut self) -> bool {
+        self.daemon.as_mut().is_some_and(Daemon::is_alive)
+    }
+
+    /// Out of the slot, and then the connection, which QEMU would keep for another device.
+    pub(super) fn unplug(&mut self, monitor: &mut Qmp) -> Result<()> {
+        let deadline = Instant::now() + UNPLUG_LIMIT;
+        monitor.execute("device_del", &json!({"id": "disk"}))?;
+        while monitor.take_event("DEVICE_DELETED", |data| data["device"] == "disk")?.is_none() {
+            wait_until(deadline, "the guest did not let go of the disk")?;
+        }
+        // The device itself goes a moment later, and its connection is busy until then.
+        while let Err(refusal) = monitor.execute("chardev-remove", &json!({"id": self.connection()})) {
+            wait_until(deadline, &refusal.to_string())?;
+        }
+        match &mut self.daemon {
+            Some(daemon) => daemon.wait_until_left(self.connections, CLOSE_LIMIT_S),
+            None => Ok(()),
+        }
+    }
+
+    pub(super) fn plug(&mut self, monitor: &mut Qmp) -> Result<()> {
+        self.connections += 1;
+        let address = json!({"type": "unix", "data": {"path": self.socket}});
+        let backend = json!({"type": "socket", "data": {"addr": address, "server": false}});
+        monitor.execute("chardev-add", &json!({"id": self.connection(), "backend": backend}))?;
+        monitor.execute("device_add", &self.device())
+    }
+
+    /// Ends spinblk while the slot is empty, and starts another one for the same disk.
+    pub(super) fn restart(&mut self) -> Result<()> {
+        self.end_daemon()?;
+        self.connections = 0;
+        self.start_daemon()
+    }
+
+    /// Ends spinblk, asks whether all went well, and says in a line what it did.
+    pub(super) fn finish(mut self) -> Result<String> {
+        self.end_daemon()?;
+        Ok(format!("spinblk on the host: {}", self.done.join("; ")))
+    }
+
+    fn start_daemon(&mut self) -> Result<()> {
+        let life = self.done.len() + 1;
+        let stem = self.folder.join(format!("spinblk-{life}"));
+        let config = self.files.config(&format!(
+            "queues = {}\nserial = \"{HOST_DISK_SERIAL}\"\ntransport = \"vhost-user\"\nsocket = \"{}\"\n",
+            self.disk.queues,
+            self.socket.display()
+        ));
+        self.daemon = Some(Daemon::start(&self.program, self.disk, &config, &stem)?);
+        Ok(())
+    }
+
+    fn end_daemon(&mut self) -> Result<()> {
+        if let Some(daemon) = self.daemon.take() {
+            let done = daemon.finish(self.connections)?;
+            self.done.push(format!("{done}, connections: {}", self.connections));
+        }
+        Ok(())
+    }
+
+    /// QEMU's name for the present connection to spinblk.
+    fn connection(&self) -> String {
+        format!("disk-{}-{}", self.done.len() + 1, self.connections)
+    }
+
+    /// The disk, as both `-device` and `device_add` take it.
+    fn device(&self) -> Value {
+        json!({
+            "driver": "vhost-user-blk-pci",
+            "id": "disk",
+            "bus": "disk-slot",
+            "chardev": self.connection(),
+            "num-queues": self.disk.queues,
+            "packed": self.disk.packed,
+        })
+    }
+}
+
+fn wait_until(deadline: Instant, complaint: &str) -> Result<()> {
+    if Instant::now() >= deadline {
+        return Err(Error::Lab(complaint.to_owned()));
+    }
+    std::thread::sleep(STEP);
+    Ok(())
+}
