@@ -76,10 +76,13 @@ fn profiled(args: &Args, count: u64) -> Result<(), Error> {
     let shape = Shape { kind, indirect: !args.direct, regions: args.regions.into() };
     let mut driver = Driver::new(shape);
     let mut device = Device::new(&*null_disk()?, &driver)?;
-    device.serve(&mut driver, args.depth, count);
+    // Warm; and nothing that happens once is in the time.
+    device.serve(&mut driver, args.depth, count / 16);
+    let ns_per_request = ns_per(count, || device.serve(&mut driver, args.depth, count));
     print_json(&serde_json::json!({
         "shape": shape.name(),
         "requests": driver.answered(),
+        "ns_per_request": ns_per_request,
     }))
 }
 

@@ -10,6 +10,9 @@
 use spinblk_perf::{Clock, Group, OpKind, QueueBoard, Stamps, Ticks};
 use spinblk_reactor::Core;
 
+/// Whether books are kept; they are, but for the benchmark of what they cost.
+const KEPT: bool = !cfg!(feature = "unobserved");
+
 /// How a request came to the block device.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Passed {
@@ -23,7 +26,8 @@ impl Passed {
     /// Of a request that was submitted just now, as number `batch_position` of the batch taken in this iteration.
     #[inline]
     pub(super) fn now(core: &Core, batch_position: u32) -> Self {
-        Self { looked: core.looked, seen: core.now, submitted: core.clock.now(), batch_position }
+        let submitted = if KEPT { core.clock.now() } else { core.now };
+        Self { looked: core.looked, seen: core.now, submitted, batch_position }
     }
 }
 
@@ -56,6 +60,9 @@ impl Account {
     /// A request was done at once. False: it is not like the ones before it, and [`begin`](Self::begin) is to be called.
     #[inline(always)]
     pub(super) fn joins(&mut self, kind: OpKind, ok: bool, bytes: u64) -> bool {
+        if !KEPT {
+            return true;
+        }
         let current = &mut self.current;
         let like = current.bytes == bytes && current.kind == kind && current.ok == ok;
         current.requests += u32::from(like);
@@ -76,15 +83,22 @@ impl Account {
     /// A request was done later, at `completed`.
     #[inline]
     pub(super) fn later(&mut self, done: Done, passed: &Passed, completed: Ticks) {
+        if !KEPT {
+            return;
+        }
         let Done { kind, ok, bytes, offset_bytes } = done;
         let &Passed { looked, seen, submitted, batch_position } = passed;
         let stamps = Stamps { looked, seen, submitted, completed, ..Stamps::default() };
         self.groups.push(Group { kind, ok, requests: 1, batch_position, bytes, offset_bytes, stamps });
     }
 
-    /// The driver sees all of them, since `returned`.
+    /// The driver sees all of them, from now on.
     #[inline]
-    pub(super) fn returned(&mut self, returned: Ticks, core: &Core) {
+    pub(super) fn returned(&mut self, core: &Core) {
+        if !KEPT {
+            return;
+        }
+        let returned = core.clock.now();
         if self.current.requests > 0 {
             self.groups.push(self.current);
             // Nothing is of this size: the next batch begins a group of its own.
@@ -108,9 +122,13 @@ impl Account {
         self.groups.len() + more > self.groups.capacity()
     }
 
-    /// Enters all that were returned, with the interrupt that was sent for them.
+    /// Enters all that were returned; an interrupt was sent for them just now, or none was.
     #[inline]
-    pub(super) fn settle(&mut self, interrupted: Option<Ticks>, clock: &Clock, board: &QueueBoard) {
+    pub(super) fn settle(&mut self, was_interrupted: bool, clock: &Clock, board: &QueueBoard) {
+        if !KEPT {
+            return;
+        }
+        let interrupted = was_interrupted.then(|| clock.now());
         for mut group in self.groups.drain(..self.held) {
             group.stamps.interrupted = interrupted;
             board.record(&group, clock);

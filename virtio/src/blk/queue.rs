@@ -223,7 +223,7 @@ impl BlkQueue {
     #[inline]
     fn publish(&mut self, core: &mut Core) {
         let wants_interrupt = self.ring.publish();
-        self.engine.account.returned(core.clock.now(), core);
+        self.engine.account.returned(core);
         if self.engine.has_news() {
             self.board.backend(self.engine.counted());
         }
@@ -233,7 +233,7 @@ impl BlkQueue {
             return self.interrupt(core);
         }
         if !self.coalescer.is_holding() || self.engine.is_crowded() {
-            self.engine.account.settle(None, &core.clock, &self.board);
+            self.engine.account.settle(false, &core.clock, &self.board);
         }
     }
 
@@ -241,7 +241,7 @@ impl BlkQueue {
     fn interrupt(&mut self, core: &mut Core) {
         self.host.interrupt(&mut core.ring);
         self.board.interrupt_sent();
-        self.engine.account.settle(Some(core.clock.now()), &core.clock, &self.board);
+        self.engine.account.settle(true, &core.clock, &self.board);
     }
 }
 
@@ -302,7 +302,7 @@ impl Poller for BlkQueue {
             self.host.interrupt(ring);
             self.board.interrupt_sent();
         }
-        self.engine.account.settle(None, &Clock::get(), &self.board);
+        self.engine.account.settle(false, &Clock::get(), &self.board);
         self.board.backend(self.engine.counted());
         self.engine.channel.close(ring);
         self.host.close(ring);

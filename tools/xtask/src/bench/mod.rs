@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `compare` | spinblk, qemu-storage-daemon and the bare ring, in turn, over vhost-user |
 //! | `instructions` | instructions per request, by part, under callgrind |
+//! | `books` | what always-on histograms cost, against a build without them |
 //! | `raid0` | what striping adds to a request, in time and in instructions |
 //! | `aio` | a file through spinblk and through fio, in turn |
 //! | `crypto` `null-queue` `bare-ring` `micro` `idle-queues` `two-reactors` | what the program of that name in `benches/` says |
@@ -12,6 +13,7 @@
 
 mod aio;
 mod attribution;
+mod books;
 mod callgrind;
 mod client;
 mod compare;
@@ -57,6 +59,8 @@ pub(crate) enum BenchTask {
     Crypto(Passed),
     /// What striping adds to a request, in time and in instructions
     Raid0(raid0::Options),
+    /// What always-on histograms cost the null disk, against a build without them
+    Books(books::Options),
     /// Compare a file through spinblk with the same through fio, in turn
     Aio(aio::Options),
 }
@@ -82,6 +86,7 @@ pub(crate) fn bench(task: &BenchTask) -> Result<()> {
         BenchTask::TwoReactors(passed) => program(&workspace, "two-reactors", passed),
         BenchTask::Crypto(passed) => program(&workspace, "crypto", passed),
         BenchTask::Raid0(options) => raid0::raid0(&workspace, options),
+        BenchTask::Books(options) => books::books(&workspace, options),
         BenchTask::Aio(options) => aio::aio(&workspace, options),
     }
 }
