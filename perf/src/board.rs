@@ -32,6 +32,9 @@ pub struct Group {
     pub stamps: Stamps,
 }
 
+/// The stages that every request passes; an interrupt is sent for some.
+const EACH_PASSES: [Stage; 4] = [Stage::PickUp, Stage::Submit, Stage::Bdev, Stage::Return];
+
 /// One kind of request in one size class.
 struct Row {
     ios: AtomicU64,
@@ -111,8 +114,11 @@ impl QueueBoard {
             add(&row.errors, requests);
         }
         row.total.record(total_ns, requests);
-        for stage in [Stage::PickUp, Stage::Submit, Stage::Bdev, Stage::Return] {
-            row.stages[stage as usize].record(stages_ns[stage as usize], requests);
+        for stage in EACH_PASSES {
+            // Several stages of those that are done at once take no time; `snapshot` counts these.
+            if stages_ns[stage as usize] > 0 {
+                row.stages[stage as usize].record(stages_ns[stage as usize], requests);
+            }
         }
         if group.stamps.interrupted.is_some() {
             row.stages[Stage::Interrupt as usize].record(stages_ns[Stage::Interrupt as usize], requests);
@@ -186,15 +192,18 @@ impl QueueBoard {
             backend: BackendCounters::from_array(std::array::from_fn(|index| read(&c.backend[index]))),
         };
         for (index, row) in self.rows.iter().enumerate().filter(|(_, row)| read(&row.ios) > 0) {
-            let (kind, class) = meaning_of(index);
+            let ((kind, class), ios) = (meaning_of(index), read(&row.ios));
             snapshot.ops.push(OpSnapshot {
                 kind,
                 class,
-                ios: read(&row.ios),
+                ios,
                 bytes: read(&row.bytes),
                 errors: read(&row.errors),
                 total: row.total.snapshot(),
-                stages: std::array::from_fn(|stage| row.stages[stage].snapshot()),
+                stages: Stage::ALL.map(|stage| match &row.stages[stage as usize] {
+                    of_all if EACH_PASSES.contains(&stage) => of_all.snapshot_of(ios),
+                    of_some => of_some.snapshot(),
+                }),
             });
         }
         snapshot

@@ -53,12 +53,7 @@ impl Clock {
     #[must_use]
     pub fn to_ns(&self, ticks: Ticks) -> u64 {
         match self.ns_per_tick {
-            // Two halves, so that the product fits in 64 bits for any tick count.
-            Some(factor) => {
-                let high = (ticks >> SHIFT).wrapping_mul(factor);
-                let low = ((ticks & ((1 << SHIFT) - 1)) * factor) >> SHIFT;
-                high.wrapping_add(low)
-            }
+            Some(factor) => ((u128::from(ticks) * u128::from(factor)) >> SHIFT) as u64,
             None => ticks,
         }
     }

@@ -50,13 +50,19 @@ impl SharedHistogram {
     /// Counts `count` requests that took `ns` each. One thread at a time may call this.
     #[inline]
     pub fn record(&self, ns: u64, count: u64) {
-        if ns > 0 {
-            add(&self.sum_ns, ns.wrapping_mul(count));
-        }
+        add(&self.sum_ns, ns.wrapping_mul(count));
         // `index` is below the length for every value.
         if let Some(bucket) = self.buckets.get(index(ns)) {
             add(bucket, count);
         }
+    }
+
+    /// What it holds now, with as many zeroes as make it `count` values: those are not worth recording.
+    #[must_use]
+    pub fn snapshot_of(&self, count: u64) -> Latency {
+        let mut latency = self.snapshot();
+        latency.add(0, count.saturating_sub(latency.count()));
+        latency
     }
 
     /// What it holds now.

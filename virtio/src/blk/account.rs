@@ -31,62 +31,71 @@ impl Passed {
     }
 }
 
-/// What a request was.
-#[derive(Clone, Copy)]
-pub(super) struct Done {
+/// What a request is, for the books.
+#[derive(Clone, Copy, Default)]
+pub(super) struct What {
     pub(super) kind: OpKind,
-    pub(super) ok: bool,
     pub(super) bytes: u64,
     pub(super) offset_bytes: u64,
 }
 
 /// What finished and is not on the board yet.
 pub(super) struct Account {
-    /// What the last request that was done at once joined.
+    /// What the last request that was done at once joined; of no request's size when there is none.
     current: Group,
-    /// In the used ring, or about to be shown there.
+    /// The others, in the used ring or about to be shown there.
     groups: Vec<Group>,
     /// How many of these the driver sees already, and waits for its interrupt.
     held: usize,
 }
 
+const NO_GROUP: u64 = u64::MAX;
+
 impl Account {
     /// An account for at most `room` requests between two settlements.
     pub(super) fn new(room: usize) -> Self {
-        let current = Group { bytes: u64::MAX, ..Group::default() };
+        let current = Group { bytes: NO_GROUP, ..Group::default() };
         Self { current, groups: Vec::with_capacity(room), held: 0 }
     }
 
     /// A request was done at once. False: it is not like the ones before it, and [`begin`](Self::begin) is to be called.
     #[inline(always)]
-    pub(super) fn joins(&mut self, kind: OpKind, ok: bool, bytes: u64) -> bool {
+    pub(super) fn joins(&mut self, what: What, ok: bool) -> bool {
         if !KEPT {
             return true;
         }
         let current = &mut self.current;
-        let like = current.bytes == bytes && current.kind == kind && current.ok == ok;
+        let like = current.bytes == what.bytes && current.kind == what.kind && current.ok == ok;
         current.requests += u32::from(like);
         like
     }
 
     /// Begins a group with a request that was done at once, as number `batch_position` of the batch being taken.
     #[inline(never)]
-    pub(super) fn begin(&mut self, done: Done, batch_position: u32) {
-        if self.current.requests > 0 {
+    pub(super) fn begin(&mut self, what: What, ok: bool, batch_position: u32) {
+        self.set_current_aside();
+        let current = &mut self.current;
+        (current.kind, current.ok, current.requests) = (what.kind, ok, 1);
+        (current.bytes, current.offset_bytes) = (what.bytes, what.offset_bytes);
+        current.batch_position = batch_position;
+        // Not returned yet, whatever the stamps of the one before it say.
+        current.stamps.completed = 0;
+    }
+
+    fn set_current_aside(&mut self) {
+        if self.current.bytes != NO_GROUP {
             self.groups.push(self.current);
+            self.current.bytes = NO_GROUP;
         }
-        let Done { kind, ok, bytes, offset_bytes } = done;
-        self.current =
-            Group { kind, ok, requests: 1, batch_position, bytes, offset_bytes, ..Group::default() };
     }
 
     /// A request was done later, at `completed`.
     #[inline]
-    pub(super) fn later(&mut self, done: Done, passed: &Passed, completed: Ticks) {
+    pub(super) fn later(&mut self, what: What, ok: bool, passed: &Passed, completed: Ticks) {
         if !KEPT {
             return;
         }
-        let Done { kind, ok, bytes, offset_bytes } = done;
+        let What { kind, bytes, offset_bytes } = what;
         let &Passed { looked, seen, submitted, batch_position } = passed;
         let stamps = Stamps { looked, seen, submitted, completed, ..Stamps::default() };
         self.groups.push(Group { kind, ok, requests: 1, batch_position, bytes, offset_bytes, stamps });
@@ -99,21 +108,26 @@ impl Account {
             return;
         }
         let returned = core.clock.now();
-        if self.current.requests > 0 {
-            self.groups.push(self.current);
-            // Nothing is of this size: the next batch begins a group of its own.
-            (self.current.requests, self.current.bytes) = (0, u64::MAX);
-        }
+        // Done at once, in this iteration.
+        let (looked, seen) = (core.looked, core.now);
+        let at_once =
+            Stamps { looked, seen, submitted: seen, completed: returned, returned, interrupted: None };
+        self.current.stamps = at_once;
         for group in &mut self.groups[self.held..] {
-            let stamps = &mut group.stamps;
-            if stamps.completed == 0 {
-                // Done at once, in this iteration.
-                (stamps.looked, stamps.seen) = (core.looked, core.now);
-                (stamps.submitted, stamps.completed) = (core.now, returned);
+            if group.stamps.completed == 0 {
+                group.stamps = at_once;
             }
-            stamps.returned = returned;
+            group.stamps.returned = returned;
         }
         self.held = self.groups.len();
+    }
+
+    /// Keeps all that were returned until their interrupt is sent.
+    pub(super) fn hold(&mut self) {
+        if KEPT {
+            self.set_current_aside();
+            self.held = self.groups.len();
+        }
     }
 
     /// Whether what waits for its interrupt leaves no room for `more` requests.
@@ -129,6 +143,17 @@ impl Account {
             return;
         }
         let interrupted = was_interrupted.then(|| clock.now());
+        if self.current.bytes != NO_GROUP {
+            self.current.stamps.interrupted = interrupted;
+            board.record(&self.current, clock);
+            self.current.bytes = NO_GROUP;
+        }
+        if self.held > 0 {
+            self.settle_groups(interrupted, clock, board);
+        }
+    }
+
+    fn settle_groups(&mut self, interrupted: Option<Ticks>, clock: &Clock, board: &QueueBoard) {
         for mut group in self.groups.drain(..self.held) {
             group.stamps.interrupted = interrupted;
             board.record(&group, clock);

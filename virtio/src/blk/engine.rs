@@ -136,34 +136,35 @@ impl Engine {
             let usual = ring.usual(&self.memory).filter(|_| !self.parking.is_open());
             let usual =
                 usual.and_then(|(head, buffers)| Some((head, Usual::read(&mut self.memory, buffers)?)));
-            let done = if let Some((head, usual)) = usual {
+            let (what, done) = if let Some((head, usual)) = usual {
                 slot.head = head;
                 // A log has to know of a request before it begins.
                 ring.advance(head, &mut slot.mark);
-                slot.start_usual(usual, index, &mut *self.channel, &mut core.ring)
+                (usual.what(), slot.start_usual(usual, index, &mut *self.channel, &mut core.ring))
             } else {
                 let header = ring.walk(&mut self.memory, &mut slot.chain);
                 if let Some(stop) = self.parking.judge(&slot.chain, ring.position()) {
                     return Taken { requests, stop: Some(stop) };
                 }
                 ring.advance(slot.chain.head(), &mut slot.mark);
-                slot.start(header, index, &mut *self.channel, &self.serial, &mut core.ring)
+                let done = slot.start(header, index, &mut *self.channel, &self.serial, &mut core.ring);
+                (slot.what, done)
             };
             match done {
                 Some(result) => {
                     let ok = slot.finish(result, ring);
-                    if !self.account.joins(slot.kind, ok, slot.bytes) {
-                        self.account.begin(slot.done(ok), requests);
+                    if !self.account.joins(what, ok) {
+                        self.account.begin(what, ok, requests);
                     }
                 }
                 None => {
-                    slot.passed = Passed::now(core, requests);
+                    (slot.what, slot.passed) = (what, Passed::now(core, requests));
                     self.free.pop();
                     self.in_flight += 1;
                 }
             }
             requests += 1;
-            bytes += slot.bytes;
+            bytes += what.bytes;
         }
         Taken { requests, stop: None }
     }
@@ -195,7 +196,7 @@ impl Engine {
         for Completion { tag, result } in self.done.drain(..) {
             let slot = &self.slots[tag as usize];
             let ok = slot.finish(result, ring);
-            self.account.later(slot.done(ok), &slot.passed, completed);
+            self.account.later(slot.what, ok, &slot.passed, completed);
             self.free.push(tag as u16);
             self.in_flight -= 1;
         }

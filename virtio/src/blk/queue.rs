@@ -234,6 +234,8 @@ impl BlkQueue {
         }
         if !self.coalescer.is_holding() || self.engine.is_crowded() {
             self.engine.account.settle(false, &core.clock, &self.board);
+        } else {
+            self.engine.account.hold();
         }
     }
 

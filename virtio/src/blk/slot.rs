@@ -4,7 +4,7 @@ use spinblk_bdev::{Channel, Io, IoError, IoResult, Op, Segment};
 use spinblk_perf::OpKind;
 use spinblk_reactor::Ring;
 
-use super::account::{Done, Passed};
+use super::account::{Passed, What};
 use super::request::{Action, Status, parse};
 use super::usual::Usual;
 use crate::chain::{Chain, Header};
@@ -14,18 +14,17 @@ use crate::virtqueue::{self, Head};
 #[repr(C)]
 pub(super) struct Slot {
     pub(super) head: Head,
-    pub(super) kind: OpKind,
     /// What a log calls it; means nothing without one.
     pub(super) mark: u16,
-    pub(super) bytes: u64,
-    offset_bytes: u64,
     /// Where the status goes; null if there is no place for it.
     status: *mut u8,
     /// Bytes that count as written when it succeeds, and when it fails: those from the front on without a gap (2.7.8.2),
     /// the status too when they reach it.
     written_bytes: [u32; 2],
     pub(super) chain: Chain,
-    /// How it came to the block device, when that did not answer at once.
+    /// What it is, once it was started by `start`, and while it is in flight.
+    pub(super) what: What,
+    /// How it came to the block device, while it is in flight.
     pub(super) passed: Passed,
 }
 
@@ -33,13 +32,11 @@ impl Default for Slot {
     fn default() -> Self {
         Self {
             head: Head::default(),
-            kind: OpKind::Other,
             mark: 0,
-            bytes: 0,
-            offset_bytes: 0,
             status: std::ptr::null_mut(),
             written_bytes: [0; 2],
             chain: Chain::default(),
+            what: What::default(),
             passed: Passed::default(),
         }
     }
@@ -58,11 +55,9 @@ impl Slot {
         let Usual { op, offset_bytes, data, buf, status } = usual;
         let len_bytes = data.len_bytes() as u64;
         self.status = status;
-        self.bytes = len_bytes;
-        self.offset_bytes = offset_bytes;
-        (self.kind, self.written_bytes) = match op {
-            Op::Read => (OpKind::Read, [len_bytes as u32 + 1, 0]),
-            _ => (OpKind::Write, [1, 1]),
+        self.written_bytes = match op {
+            Op::Read => [len_bytes as u32 + 1, 0],
+            _ => [1, 1],
         };
         let segments = self.chain.one_segment(data);
         // SAFETY: the segment lies in this slot, which is not touched again until the I/O's result is reported (its queue
@@ -86,20 +81,17 @@ impl Slot {
         let chain = &self.chain;
         self.head = chain.head();
         self.status = chain.status();
-        self.bytes = 0;
-        self.offset_bytes = 0;
-        self.kind = OpKind::Other;
+        self.what = What { kind: OpKind::Other, bytes: 0, offset_bytes: 0 };
         self.written_bytes = [chain.lone_status_bytes(); 2];
         let Header { kind, sector } = match header {
             Some(header) => header,
             None => return Some(Err(IoError::Misaligned)),
         };
         let (kind, action) = parse(kind, sector, chain);
-        self.kind = kind;
+        self.what.kind = kind;
         match action {
             Action::Io { op, offset_bytes, len_bytes, segments, buf } => {
-                self.bytes = len_bytes;
-                self.offset_bytes = offset_bytes;
+                (self.what.bytes, self.what.offset_bytes) = (len_bytes, offset_bytes);
                 if op == Op::Read {
                     self.written_bytes[0] = len_bytes as u32 + 1;
                 }
@@ -108,9 +100,10 @@ impl Slot {
                 channel.submit(&io, ring)
             }
             Action::GetId(segments) => {
-                self.bytes = write_bytes(segments, serial);
-                let whole = self.bytes == chain.writable_bytes();
-                self.written_bytes[0] = self.bytes as u32 + u32::from(whole);
+                let bytes = write_bytes(segments, serial);
+                let whole = bytes == chain.writable_bytes();
+                self.written_bytes[0] = bytes as u32 + u32::from(whole);
+                self.what.bytes = bytes;
                 Some(Ok(()))
             }
             Action::Refuse(error) => Some(Err(error)),
@@ -130,12 +123,6 @@ impl Slot {
         self.fail(error);
         ring.push_used(self.head, self.mark, self.written_bytes[1]);
         false
-    }
-
-    /// What it was, for the books.
-    #[inline(always)]
-    pub(super) fn done(&self, ok: bool) -> Done {
-        Done { kind: self.kind, ok, bytes: self.bytes, offset_bytes: self.offset_bytes }
     }
 
     /// Writes the status of a request that failed.

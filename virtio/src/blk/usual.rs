@@ -3,9 +3,11 @@
 //! exactly so, be it only unusual or be it wrong, goes through [`Chain`](crate::chain::Chain) instead, which decides.
 
 use spinblk_bdev::{Op, Segment};
+use spinblk_perf::OpKind;
 use spinblk_reactor::BufId;
 use virtio_bindings::virtio_blk as blk;
 
+use super::account::What;
 use super::request::transfer_offset;
 use crate::chain::{Buffer, HEADER_BYTES, Header};
 use crate::memory::CoreMemory;
@@ -21,6 +23,13 @@ pub(super) struct Usual {
 }
 
 impl Usual {
+    /// What it is, for the books.
+    #[inline(always)]
+    pub(super) fn what(&self) -> What {
+        let kind = if self.op == Op::Read { OpKind::Read } else { OpKind::Write };
+        What { kind, bytes: self.data.len_bytes() as u64, offset_bytes: self.offset_bytes }
+    }
+
     /// Reads the header, once; `None` when the request is not of this kind.
     #[inline(always)]
     pub(super) fn read(memory: &mut CoreMemory, [header, data, status]: [Buffer; 3]) -> Option<Self> {
