@@ -51,14 +51,15 @@ fn a_slow_block_device_is_found_in_its_stage_and_its_requests_in_the_slow_log() 
     let named: Vec<_> = slow_ones
         .iter()
         .map(|(_, io)| io)
-        .filter(|io| io.offset_bytes == 4096 && io.worst_stage() == Stage::Bdev)
-        .collect();
-    assert_eq!(named.len(), 2, "block 1 was read twice: {slow_ones:?}");
-    for io in named {
-        assert!(io.ok && io.bytes == 4096 && io.kind == OpKind::Read && io.requests == 1);
         // The delay counts from inside the submission, the stage from its end.
-        assert!(io.stages_ns[Stage::Bdev as usize] >= 2 * MS * 99 / 100);
-        assert_eq!(io.batch_position, 1, "it stood second in its batch");
+        .filter(|io| io.stages_ns[Stage::Bdev as usize] >= 2 * MS * 99 / 100)
+        .collect();
+    // A busy machine may have made more of them slow, elsewhere; these two are there in any case.
+    let named: Vec<_> = named.into_iter().filter(|io| io.offset_bytes == 4096).collect();
+    assert_eq!(named.len(), 2, "block 1 was read twice: {slow_ones:?}");
+    for (io, position) in named.into_iter().zip([1, 5]) {
+        assert!(io.ok && io.bytes == 4096 && io.kind == OpKind::Read && io.requests == 1);
+        assert_eq!(io.batch_position, position, "as many stood before it in its batch");
     }
 }
 
