@@ -119,9 +119,15 @@ conforms! {
 /// Overwrites the block device named by `SPINBLK_TEST_BLOCK_DEVICE`, which should be small; a file of its own without it.
 #[test]
 fn the_target_given_does_many_operations_right() {
-    let file = file_in(&memory_dir(), 1 << 20);
-    let given = std::env::var_os("SPINBLK_TEST_BLOCK_DEVICE");
-    let path = given.map_or(file.path().to_owned(), PathBuf::from);
+    let given = std::env::var_os("SPINBLK_TEST_BLOCK_DEVICE").map(PathBuf::from);
+    // Removed when the test ends.
+    let (path, _file) = given.map_or_else(
+        || {
+            let file = file_in(&memory_dir(), 1 << 20);
+            (file.path().to_owned(), Some(file))
+        },
+        |path| (path, None),
+    );
     let aio = Aio::open("given", path, AioOptions::default()).unwrap_or_else(|error| panic!("{error}"));
     println!("{:?}, O_DIRECT {}", aio.info(), aio.is_direct());
     let target = Target::given(Arc::new(aio));

@@ -1,15 +1,16 @@
 //! The kernel's own drivers for the layouts that spinblk shares with them: md raid0 and dm-crypt.
 
-use crate::block::attribute;
 use crate::command::Cmd;
 use crate::fail::Fail;
 use crate::wait::wait_for;
 use std::path::{Path, PathBuf};
 
-const NEW_ARRAY: &str = "/sys/module/md_mod/parameters/new_array";
-/// How a kernel since 3.14 lays out children of different sizes; it wants to be told.
-const RAID0_LAYOUT: &str = "2";
-const APPEAR_LIMIT_S: u64 = 10;
+const ARRAY: &str = "/dev/md0";
+/// How md's raid0 lays out children of different sizes when nothing on them says it; without it, it refuses them.
+const DEFAULT_LAYOUT: &str = "/sys/module/raid0/parameters/default_layout";
+/// As kernels since 3.14 do.
+const ALTERNATE: &str = "2";
+const GO_LIMIT_S: u64 = 10;
 
 /// A block device that a driver of the kernel makes of others; it goes away when dropped.
 pub(crate) struct KernelDriver {
@@ -25,29 +26,15 @@ enum Kind {
 }
 
 impl KernelDriver {
-    /// Stripes over block devices, in this order, with nothing on them but the data: what `mdadm --build` makes.
+    /// Stripes over block devices, in this order, with nothing on them but the data.
     pub(crate) fn raid0(children: &[&Path], chunk_bytes: u64) -> Result<KernelDriver, Fail> {
-        write(Path::new(NEW_ARRAY), "md0")?;
-        let array = KernelDriver { path: PathBuf::from("/dev/md0"), kind: Kind::Raid0, up: true };
-        let folder = Path::new("/sys/block/md0/md");
-        let (count, chunk) = (children.len().to_string(), chunk_bytes.to_string());
-        let settings =
-            [("level", "raid0"), ("raid_disks", &count), ("chunk_size", &chunk), ("layout", RAID0_LAYOUT)];
-        for (name, value) in settings {
-            write(&folder.join(name), value)?;
-        }
-        for (slot, child) in children.iter().enumerate() {
-            write(&folder.join("new_dev"), &attribute(child, "dev"))?;
-            let name = child.file_name().unwrap_or_default().to_string_lossy();
-            let member = folder.join(format!("dev-{name}"));
-            write(&member.join("slot"), &slot.to_string())?;
-            // It counts in KiB, and of a last odd sector no array makes use.
-            let sectors: u64 = attribute(child, "size").parse().unwrap_or(0);
-            write(&member.join("size"), &(sectors / 2).to_string())?;
-        }
-        write(&folder.join("array_state"), "active")?;
-        wait_for("/dev/md0", APPEAR_LIMIT_S, || array.path.exists())?;
-        Ok(array)
+        let parameter = Path::new(DEFAULT_LAYOUT);
+        std::fs::write(parameter, ALTERNATE).map_err(Fail::file("write", parameter))?;
+        let build = mdadm(&["--build", ARRAY, "--level=0"]);
+        let build = build.arg(format!("--chunk={}K", chunk_bytes >> 10));
+        let build = build.arg(format!("--raid-devices={}", children.len()));
+        children.iter().fold(build, |build, child| build.path(child)).run()?;
+        Ok(KernelDriver { path: PathBuf::from(ARRAY), kind: Kind::Raid0, up: true })
     }
 
     /// Encrypts a block device with AES-256-XTS, with nothing on it but the data; the key is a file of 64 bytes.
@@ -79,8 +66,10 @@ impl KernelDriver {
             return Ok(());
         }
         match self.kind {
-            Kind::Raid0 => write(Path::new("/sys/block/md0/md/array_state"), "clear")
-                .and_then(|()| wait_for("/dev/md0 to go", APPEAR_LIMIT_S, || !self.path.exists())),
+            Kind::Raid0 => {
+                mdadm(&["--stop"]).path(&self.path).run()?;
+                wait_for("/dev/md0 to go", GO_LIMIT_S, || !self.path.exists())
+            }
             Kind::Crypt => cryptsetup(&["close"]).path(&self.path).run().map(drop),
         }
     }
@@ -97,6 +86,7 @@ fn cryptsetup(words: &[&str]) -> Cmd {
     Cmd::new("env").args(["DM_DISABLE_UDEV=1", "cryptsetup", "--batch-mode"]).args(words.iter().copied())
 }
 
-fn write(path: &Path, value: &str) -> Result<(), Fail> {
-    std::fs::write(path, value).map_err(Fail::file("write", path))
+/// Without udev, as above.
+fn mdadm(words: &[&str]) -> Cmd {
+    Cmd::new("env").args(["MDADM_NO_UDEV=1", "mdadm"]).args(words.iter().copied())
 }

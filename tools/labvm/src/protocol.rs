@@ -21,8 +21,6 @@ pub const DRIVE_SERIAL: &str = "DRIVE-";
 pub const LIFE_VARIABLE: &str = "LIFE";
 /// The test of the block devices' contract, as a program in the guest.
 pub const CONFORMANCE: &str = "bdev-conformance";
-/// The setting with the folder that tests have for their files.
-pub const TESTS_FOLDER: &str = "tests_folder";
 /// How long before the host's limit the guest gives up by itself, to bring its results home.
 pub const GUEST_MARGIN_S: u64 = 20;
 

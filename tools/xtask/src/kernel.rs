@@ -3,7 +3,7 @@
 
 use crate::error::{Error, Result};
 use crate::packages::Packages;
-use crate::process::{command, output, run_logged};
+use crate::process::{command, output};
 use crate::progress::step;
 use crate::workspace::{Workspace, make_dir};
 use std::fs;
@@ -57,10 +57,7 @@ fn release_in(modules: &Path) -> Result<String> {
 
 fn fetch(packages: &Packages<'_>, name: &str, folder: &Path) -> Result<()> {
     let work = tempfile::tempdir_in(folder).map_err(Error::file("create a folder in", folder))?;
-    let deb = packages.download(name, work.path())?;
-    let tree = work.path().join("tree");
-    let log = folder.join("unpack.log");
-    run_logged(command("dpkg-deb", [Path::new("-x"), &deb, &tree]), UNPACK_LIMIT_S, &log)?;
+    let tree = packages.unpack(name, work.path())?;
     let modules = tree.join("lib/modules");
     // Debian 13 has merged /usr in its packages too.
     let merged = tree.join("usr/lib/modules");
@@ -70,7 +67,7 @@ fn fetch(packages: &Packages<'_>, name: &str, folder: &Path) -> Result<()> {
     }
     let release = release_in(&modules)?;
     let depmod = [Path::new("-b"), &tree, Path::new(&release)];
-    run_logged(command("depmod", depmod), UNPACK_LIMIT_S, &log)?;
+    output(command("depmod", depmod), UNPACK_LIMIT_S)?;
     extract_image(&tree.join(format!("boot/vmlinuz-{release}")), &tree.join("vmlinux"))?;
     let done = folder.join(name);
     match fs::remove_dir_all(&done) {

@@ -2,6 +2,7 @@
 //! machine, boots as often as it must, and keeps the results.
 
 mod build;
+mod mdadm;
 
 use crate::accel;
 use crate::error::{Error, Result};
@@ -14,7 +15,7 @@ use crate::progress::step;
 use crate::rig::Rig;
 use crate::vm::{Accel, Console, Ending, Machine};
 use crate::workspace::{Workspace, make_dir};
-use labvm::protocol::{CONFORMANCE, Event, GUEST_MARGIN_S, Mode, Plan, Planned, TESTS_FOLDER};
+use labvm::protocol::{CONFORMANCE, Event, GUEST_MARGIN_S, Mode, Plan, Planned};
 use labvm::scenarios::Scenario;
 use std::collections::BTreeMap;
 use std::fs;
@@ -55,9 +56,7 @@ impl Lab {
         let labvm = built.join("labvm");
         let accel = accel::choose(workspace, &kernel, &base, &labvm)?;
         let programs = with_spinblk.then(|| built.join("spinblk")).into_iter().collect();
-        let mut settings = BTreeMap::new();
-        settings.insert("accel".to_owned(), accel.name().to_owned());
-        settings.insert(TESTS_FOLDER.to_owned(), build::tests_folder(workspace).display().to_string());
+        let settings = BTreeMap::from([("accel".to_owned(), accel.name().to_owned())]);
         Ok(Lab { workspace: workspace.clone(), kernel, base, labvm, programs, settings, keep: false, accel })
     }
 
@@ -123,11 +122,15 @@ impl Lab {
         Ok(reports)
     }
 
-    /// What goes into the guest; the test of the block devices' contract only where it is wanted.
+    /// What goes into the guest; what takes a build or a download only where it is wanted.
     fn programs_for(&self, batch: &[&Scenario]) -> Result<Vec<PathBuf>> {
         let mut programs = self.programs.clone();
-        if batch.iter().any(|scenario| scenario.programs.contains(&CONFORMANCE)) {
+        let wanted = |program| batch.iter().any(|scenario| scenario.programs.contains(&program));
+        if wanted(CONFORMANCE) {
             programs.push(build::conformance(&self.workspace)?);
+        }
+        if wanted("mdadm") {
+            programs.push(mdadm::prepare(&self.workspace)?);
         }
         Ok(programs)
     }

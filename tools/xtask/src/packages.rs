@@ -1,4 +1,4 @@
-//! Debian packages: which are missing, installing them, downloading the lab's kernel.
+//! Debian packages: which are missing, installing them, and unpacking those that are not to be installed.
 //!
 //! apt is run with sources and package lists of our own (in the cache): the machine's sources plus, on Debian 12,
 //! its backports, without changing the machine's configuration.
@@ -39,6 +39,7 @@ pub(crate) const TEST: &[Need] = &[("g++", 0), ("strace", 0), ("valgrind", 0)];
 const QUERY_LIMIT_S: u64 = 30;
 const UPDATE_LIMIT_S: u64 = 300;
 const INSTALL_LIMIT_S: u64 = 900;
+const UNPACK_LIMIT_S: u64 = 120;
 const OLDEST_LIBCLANG: u32 = 14;
 const KERNEL: &str = "linux-image-cloud-amd64";
 
@@ -67,6 +68,11 @@ impl<'a> Packages<'a> {
             return Err(Error::Lab("the lab takes its kernel and QEMU from Debian's packages; run it on Debian 12 or newer, a container will do".to_owned()));
         }
         Ok(Packages { workspace, codename: value("VERSION_CODENAME"), updated: Cell::new(false) })
+    }
+
+    /// The machine's release of Debian, such as `bookworm`.
+    pub(crate) fn codename(&self) -> &str {
+        &self.codename
     }
 
     /// Installs what is missing; quick when nothing is.
@@ -111,8 +117,16 @@ impl<'a> Packages<'a> {
             .ok_or_else(|| Error::Lab(format!("the package {KERNEL} depends on no kernel:\n{text}")))
     }
 
-    /// Downloads a package into a folder without installing it.
-    pub(crate) fn download(&self, package: &str, folder: &Path) -> Result<PathBuf> {
+    /// Downloads a package and unpacks it in an empty folder, without installing it; gives the root of its files.
+    pub(crate) fn unpack(&self, package: &str, folder: &Path) -> Result<PathBuf> {
+        self.update()?;
+        let deb = self.download(package, folder)?;
+        let tree = folder.join("tree");
+        output(command("dpkg-deb", [Path::new("-x"), &deb, &tree]), UNPACK_LIMIT_S)?;
+        Ok(tree)
+    }
+
+    fn download(&self, package: &str, folder: &Path) -> Result<PathBuf> {
         let mut download = self.apt("apt-get", ["-q", "download", package])?;
         download.current_dir(folder);
         output(download, INSTALL_LIMIT_S)?;

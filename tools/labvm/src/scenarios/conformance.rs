@@ -6,7 +6,7 @@ use crate::fail::{Fail, ensure};
 use crate::lab::Lab;
 use crate::loop_device::Loop;
 use crate::null_blk::NullBlk;
-use crate::protocol::{CONFORMANCE, TESTS_FOLDER};
+use crate::protocol::CONFORMANCE;
 use std::path::Path;
 
 /// The one test of it that takes the block device in this variable.
@@ -30,9 +30,6 @@ pub(super) fn loop_device(lab: &mut Lab) -> Result<(), Fail> {
 }
 
 fn conforms(lab: &Lab, device: &Path) -> Result<(), Fail> {
-    // Where the test makes a file that is not tried here, fixed when it was built.
-    let folder: String = lab.setting(TESTS_FOLDER, String::new())?;
-    std::fs::create_dir_all(&folder).map_err(Fail::file("create", Path::new(&folder)))?;
     let given = format!("{VARIABLE}={}", device.display());
     let test = Cmd::new("env").args([&given, CONFORMANCE, "--exact", TEST, "--nocapture"]);
     let text = test.limit_s(TEST_LIMIT_S).run()?;

@@ -40,7 +40,7 @@ pub(super) fn crypto(lab: &mut Lab) -> Result<(), Fail> {
     Ok(())
 }
 
-/// Stripes as md has them, over equal and unequal children.
+/// Stripes as `mdadm --build` makes them, over equal and unequal children.
 pub(super) fn raid0(lab: &mut Lab) -> Result<(), Fail> {
     lab.load_vduse()?;
     lab.modprobe(&["raid0"])?;

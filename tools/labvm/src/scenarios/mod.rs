@@ -141,8 +141,13 @@ pub const TABLE: &[Scenario] = &[
         interop::crypto,
     )
     .bound_s(300),
-    Scenario::new("raid0-interop", "raid0 reads what md wrote, and the other way round", interop::raid0)
-        .bound_s(300),
+    Scenario::new(
+        "raid0-interop",
+        "raid0 reads what an array of mdadm's wrote, and the other way round",
+        interop::raid0,
+    )
+    .programs(&["spinblk", "mdadm"])
+    .bound_s(300),
     Scenario::new("stack-vduse", "crypto over raid0 over files: verified, files, restarted", stack::vduse)
         .bound_s(300),
     Scenario::new(

@@ -39,11 +39,6 @@ pub(super) fn conformance(workspace: &Workspace) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// The folder that cargo gives to tests, on this machine and by the same path in the guest.
-pub(super) fn tests_folder(workspace: &Workspace) -> PathBuf {
-    workspace.lab_build().join("tmp")
-}
-
 fn cargo(workspace: &Workspace, words: &[&str]) -> Command {
     let mut cargo = command("cargo", words);
     cargo.args(["--quiet", "--profile=lab", "--target-dir"]).arg(workspace.lab_build());
