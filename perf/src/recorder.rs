@@ -92,6 +92,12 @@ impl OpStats {
         }
     }
 
+    /// The library's histogram of latencies in nanoseconds, for its file formats.
+    #[must_use]
+    pub fn histogram(&self) -> Option<&Histogram<u64>> {
+        self.latency_ns.as_ref()
+    }
+
     /// The percentiles of what was recorded.
     #[must_use]
     pub fn percentiles(&self) -> Percentiles {

@@ -89,6 +89,9 @@ pub struct Export {
     ours: bool,
     running: Option<Running>,
     device_path: Option<PathBuf>,
+    queues: Vec<QueueReport>,
+    /// Set while a driver has it.
+    attached: Arc<AtomicBool>,
 }
 
 /// The control thread and how to end it.
@@ -111,7 +114,16 @@ impl Export {
         // Before anything is made: the two things that most hosts lack.
         let control = Control::open()?;
         bus.check_driver(config.driver)?;
-        let mut export = Self { config, control, bus, ours: false, running: None, device_path: None };
+        let mut export = Self {
+            config,
+            control,
+            bus,
+            ours: false,
+            running: None,
+            device_path: None,
+            queues: Vec::new(),
+            attached: Arc::default(),
+        };
         match export.bring_up(bdev, reactors) {
             Ok(()) => Ok(export),
             Err(e) => {
@@ -133,6 +145,18 @@ impl Export {
     #[must_use]
     pub fn is_alive(&self) -> bool {
         self.running.as_ref().is_some_and(|running| !running.thread.is_finished())
+    }
+
+    /// Its queues, whose boards may be read at any time.
+    #[must_use]
+    pub fn queues(&self) -> &[QueueReport] {
+        &self.queues
+    }
+
+    /// Set while a driver has it.
+    #[must_use]
+    pub fn attached(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.attached)
     }
 
     /// Drains, detaches and destroys it, and reports. What could not be done is in [`DiskReport::problems`].
@@ -165,10 +189,12 @@ impl Export {
             queues,
             events: events.clone(),
             stop: stop.clone(),
+            attached: Arc::clone(&self.attached),
             irq_cpus: irq_cpus_off(&self.config.polled_cores)?,
             hugepages: self.config.hugepages,
             queue_size: self.config.queue_size,
         });
+        self.queues = session.queue_reports();
         if taken_over {
             session.take_over()?;
             info!("disk {name}: taken over from the process that served it before");

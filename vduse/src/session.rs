@@ -44,7 +44,8 @@ const MAX_PROBLEMS: usize = 50;
 /// A pause after an error, so that one that stays does not make the loop spin.
 const ERROR_PAUSE: Duration = Duration::from_millis(10);
 
-/// One queue's account at the end.
+/// One queue's account, at any time.
+#[derive(Clone)]
 pub struct QueueReport {
     /// The queue.
     pub index: u16,
@@ -71,6 +72,8 @@ pub(crate) struct Parts {
     pub(crate) events: Arc<Events>,
     /// Set, with a wake-up through `events`, to end the session.
     pub(crate) stop: Arc<AtomicBool>,
+    /// Set while a driver has the device.
+    pub(crate) attached: Arc<AtomicBool>,
     /// CPUs that may take interrupts.
     pub(crate) irq_cpus: Vec<usize>,
     pub(crate) hugepages: Hugepages,
@@ -86,6 +89,7 @@ pub(crate) struct Session {
     queues: Vec<Queue>,
     events: Arc<Events>,
     stop: Arc<AtomicBool>,
+    attached: Arc<AtomicBool>,
     irq_cpus: Vec<usize>,
     queue_size: u16,
     space: AddressSpace,
@@ -111,7 +115,8 @@ enum Start {
 
 impl Session {
     pub(crate) fn new(parts: Parts) -> Self {
-        let Parts { device, blk, bdev, queues, events, stop, irq_cpus, hugepages, queue_size } = parts;
+        let Parts { device, blk, bdev, queues, events, stop, attached, irq_cpus, hugepages, queue_size } =
+            parts;
         Self {
             space: AddressSpace::new(device.clone(), hugepages),
             device,
@@ -120,6 +125,7 @@ impl Session {
             queues,
             events,
             stop,
+            attached,
             irq_cpus,
             queue_size,
             had_umem: false,
@@ -148,13 +154,18 @@ impl Session {
         if self.problems_left_out > 0 {
             self.problems.push(format!("disk {}: and {} more", self.device.name(), self.problems_left_out));
         }
-        let report =
-            |q: &Queue| QueueReport { index: q.index(), core: q.core(), board: Arc::clone(q.board()) };
         SessionReport {
             umem: self.had_umem,
-            queues: self.queues.iter().map(report).collect(),
+            queues: self.queue_reports(),
             problems: std::mem::take(&mut self.problems),
         }
+    }
+
+    /// The queues and their boards, which outlive every life of the queues.
+    pub(crate) fn queue_reports(&self) -> Vec<QueueReport> {
+        let report =
+            |q: &Queue| QueueReport { index: q.index(), core: q.core(), board: Arc::clone(q.board()) };
+        self.queues.iter().map(report).collect()
     }
 
     fn step(&mut self) -> Result<(), Error> {
@@ -230,7 +241,9 @@ impl Session {
     ///
     /// A driver takes no refusal after FEATURES_OK, so whatever may be refused is refused there.
     fn set_status(&mut self, status: u8) -> Result<(), Error> {
-        if status & DRIVER_OK == 0 || status & FAILED != 0 {
+        let attached = status & DRIVER_OK != 0 && status & FAILED == 0;
+        self.attached.store(attached, Ordering::Relaxed);
+        if !attached {
             self.stop_queues();
             self.suspended.clear();
             self.space.forget();
@@ -330,6 +343,7 @@ impl Session {
         self.steer_interrupts();
         for index in 0..self.queues.len() as u16 {
             if self.start_queue(index, Start::WhereUsedStands)? {
+                self.attached.store(true, Ordering::Relaxed);
                 // Used entries may have been shown without the interrupt that was to follow.
                 let _ = self.device.injector(index).inject();
             }

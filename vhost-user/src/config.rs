@@ -46,7 +46,8 @@ impl Default for RingOptions {
     }
 }
 
-/// One queue's account at the end.
+/// One queue's account, at any time.
+#[derive(Clone)]
 pub struct QueueReport {
     /// The queue.
     pub index: u16,

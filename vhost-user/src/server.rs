@@ -23,7 +23,7 @@ use tracing::{error, info, warn};
 use vhost::vhost_user::{BackendReqHandler, Error as ProtocolError};
 
 use crate::call::Events;
-use crate::config::{DiskReport, RingOptions, ServerConfig, check};
+use crate::config::{DiskReport, QueueReport, RingOptions, ServerConfig, check};
 use crate::session::Session;
 use crate::socket::Listener;
 use crate::{Error, aside};
@@ -35,6 +35,7 @@ const EVENTS_PER_QUEUE: usize = 4;
 pub struct Server {
     config: ServerConfig,
     shared: Arc<Shared>,
+    queues: Vec<QueueReport>,
     thread: Option<JoinHandle<DiskReport>>,
 }
 
@@ -42,6 +43,8 @@ pub struct Server {
 struct Shared {
     stop: AtomicBool,
     events: Arc<Events>,
+    /// Set while there is a client.
+    attached: Arc<AtomicBool>,
     /// The client's connection.
     client: Mutex<Option<UnixStream>>,
 }
@@ -69,7 +72,13 @@ impl Server {
         let listener = Listener::bind(&config.name, &config.socket)?;
         let events = events(&config)?;
         let session = Session::new(&config, rings, bdev, reactors, Arc::clone(&events));
-        let shared = Arc::new(Shared { stop: AtomicBool::new(false), events, client: Mutex::new(None) });
+        let queues = session.queue_reports();
+        let shared = Arc::new(Shared {
+            stop: AtomicBool::new(false),
+            events,
+            attached: Arc::default(),
+            client: Mutex::new(None),
+        });
         let control = Control {
             config: config.clone(),
             shared: Arc::clone(&shared),
@@ -81,13 +90,25 @@ impl Server {
             .name(format!("vhost-{}", config.name))
             .spawn(move || control.run())
             .map_err(|source| thread_error(&config, "its control thread", source))?;
-        Ok(Self { config, shared, thread: Some(thread) })
+        Ok(Self { config, shared, queues, thread: Some(thread) })
     }
 
     /// Where it listens.
     #[must_use]
     pub fn socket(&self) -> &std::path::Path {
         &self.config.socket
+    }
+
+    /// Its queues, whose boards may be read at any time.
+    #[must_use]
+    pub fn queues(&self) -> &[QueueReport] {
+        &self.queues
+    }
+
+    /// Set while a client has it.
+    #[must_use]
+    pub fn attached(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.shared.attached)
     }
 
     /// Whether its control thread still runs.
@@ -178,6 +199,7 @@ impl Control {
             }
         }
         self.clients += 1;
+        self.shared.attached.store(true, Ordering::Relaxed);
         info!("{}: a client has connected", self.who());
         match self.exchange(client) {
             Ok(()) | Err(ProtocolError::Disconnected) => info!("{}: the client has left", self.who()),
@@ -185,6 +207,7 @@ impl Control {
             Err(e) => warn!("{}: session ended by the client's message: {e}", self.who()),
         }
         *lock(&self.shared.client) = None;
+        self.shared.attached.store(false, Ordering::Relaxed);
         lock(&self.session).end();
     }
 

@@ -241,8 +241,13 @@ impl Session {
 
     /// What the queues did, and what went wrong on our side.
     pub(crate) fn report(&mut self) -> (Vec<QueueReport>, Vec<String>) {
+        (self.queue_reports(), std::mem::take(&mut self.problems))
+    }
+
+    /// The queues and their boards, which outlive every client.
+    pub(crate) fn queue_reports(&self) -> Vec<QueueReport> {
         let report =
             |q: &Queue| QueueReport { index: q.index as u16, core: q.core(), board: Arc::clone(q.board()) };
-        (self.queues.iter().map(report).collect(), std::mem::take(&mut self.problems))
+        self.queues.iter().map(report).collect()
     }
 }

@@ -16,12 +16,13 @@ const KEY: &str = "/tmp/stack.key";
 /// The file's text so far.
 pub(crate) struct Stack {
     text: String,
+    control: Option<&'static str>,
 }
 
 impl Stack {
     /// One reactor, on the last core of a machine with two.
     pub(crate) fn new() -> Stack {
-        Stack { text: "[reactor]\ncores = [1]\n".to_owned() }
+        Stack { text: "[reactor]\ncores = [1]\n".to_owned(), control: None }
     }
 
     /// A file or a block device; `direct` as the key of this name.
@@ -47,7 +48,13 @@ impl Stack {
         self
     }
 
-    fn bdev(mut self, name: &str, kind: &str, rest: &str) -> Stack {
+    /// With a control socket.
+    pub(crate) fn control(self, socket: &'static str) -> Stack {
+        Stack { control: Some(socket), ..self }
+    }
+
+    /// A block device of any type, with its keys as the file has them.
+    pub(crate) fn bdev(mut self, name: &str, kind: &str, rest: &str) -> Stack {
         let _ = writeln!(self.text, "\n[[bdev]]\nname = \"{name}\"\ntype = \"{kind}\"\n{rest}");
         self
     }
@@ -55,7 +62,8 @@ impl Stack {
     /// Starts spinblk with it.
     pub(crate) fn start(&self, lab: &Lab) -> Result<Daemon, Fail> {
         std::fs::write(CONFIG, &self.text).map_err(Fail::file("write", Path::new(CONFIG)))?;
-        Daemon::start_with(lab, Cmd::new("spinblk").args(["serve", "--config", CONFIG]))
+        let control = self.control.into_iter().flat_map(|socket| ["--control", socket]);
+        Daemon::start_with(lab, Cmd::new("spinblk").args(["serve", "--config", CONFIG]).args(control))
     }
 
     /// Starts spinblk with it; gives the block device of its disk of that name as well.

@@ -5,6 +5,9 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::{Config, Flags};
+use crate::control::LogFilter;
+use crate::ctl::{CTL_EXAMPLES, CTL_HELP, CtlArgs};
+use crate::hist::{HIST_EXAMPLES, HIST_HELP, HistArgs};
 use crate::perf::{PERF_EXAMPLES, PERF_HELP, PerfArgs};
 use crate::{Error, serve};
 
@@ -52,6 +55,10 @@ Examples:
 A file has disks over stacks of bdevs, too; see `spinblk bdev check --help`. It says the same as the first example:
   [reactor]
   cores = [1, 2]
+
+  [control]
+  socket = \"/run/spinblk.sock\"
+  metrics = \"127.0.0.1:9500\"
 
   [[disk]]
   name = \"d0\"
@@ -163,12 +170,18 @@ pub enum Command {
         #[command(subcommand)]
         command: BdevCommand,
     },
+    /// Ask a running `spinblk serve` about its disks, latencies and reactors
+    #[command(long_about = CTL_HELP, after_help = CTL_EXAMPLES)]
+    Ctl(CtlArgs),
     /// Tell what this machine lacks for serving disks, and the fix for each
     #[command(long_about = DOCTOR_HELP, after_help = DOCTOR_EXAMPLES)]
     Doctor(DoctorArgs),
     /// Put a disk or a vhost-user server under load and tell its speed
     #[command(long_about = PERF_HELP, after_help = PERF_EXAMPLES)]
     Perf(PerfArgs),
+    /// Show, compare and plot latency histograms
+    #[command(long_about = HIST_HELP, after_help = HIST_EXAMPLES)]
+    Hist(HistArgs),
 }
 
 /// What can be done with stacks of bdevs.
@@ -205,6 +218,12 @@ pub struct ServeArgs {
     /// A disk; may be given many times. The keys are below
     #[arg(long = "disk", value_name = "KEY=VALUE,...")]
     pub disks: Vec<String>,
+    /// Answer `spinblk ctl` on this unix socket [default: none]
+    #[arg(long, value_name = "PATH")]
+    pub control: Option<String>,
+    /// Serve Prometheus metrics: ADDRESS:PORT such as 127.0.0.1:9500, or unix:PATH [default: none]
+    #[arg(long, value_name = "WHERE")]
+    pub metrics: Option<String>,
     /// Write the final report as JSON to this file, too
     #[arg(long, value_name = "FILE")]
     pub report_json: Option<PathBuf>,
@@ -227,7 +246,7 @@ impl ServeArgs {
         let flags =
             Flags { cores: self.cores.clone(), hugepages: self.hugepages.clone(), disks: self.disks.clone() };
         let any_flag = flags.cores.is_some() || flags.hugepages.is_some() || !flags.disks.is_empty();
-        match &self.config {
+        let mut config = match &self.config {
             Some(_) if any_flag => Err(Error::Usage(
                 "--config together with --cores, --hugepages or --disk: put everything into the file, or use flags \
                  alone"
@@ -238,12 +257,15 @@ impl ServeArgs {
             None => Err(Error::Usage(
                 "nothing to serve: give --config FILE, or --cores and --disk; `spinblk serve --help` has examples".into(),
             )),
-        }
+        }?;
+        // These say where this process is found, so they go with a file, and before it.
+        config.control.set(self.control.as_deref(), self.metrics.as_deref())?;
+        Ok(config)
     }
 
     /// What `serve` is told besides the configuration.
     #[must_use]
-    pub fn to_options(&self) -> serve::Options {
-        serve::Options { report_json: self.report_json.clone() }
+    pub fn to_options(&self, log: LogFilter) -> serve::Options {
+        serve::Options { report_json: self.report_json.clone(), log }
     }
 }

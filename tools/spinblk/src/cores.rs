@@ -8,6 +8,8 @@ use nix::unistd::Pid;
 use spinblk_reactor::{CoreClaim, Handle, off_reactor_cores};
 
 use crate::Error;
+use crate::api::ReactorInfo;
+use crate::control::ReadReactor;
 use crate::report::ReactorReport;
 
 /// How long a reactor's pollers get to fall quiet at the end. Disks are stopped by then, so there is nothing to wait for.
@@ -58,6 +60,11 @@ impl Reactors {
         cores.iter().filter_map(find).collect()
     }
 
+    /// Each reactor's counters, to be read at any time. They must be gone when the reactors are to stop.
+    pub(crate) fn readers(&self) -> Vec<ReadReactor> {
+        self.handles.iter().map(|handle| reader(Arc::clone(handle))).collect()
+    }
+
     /// The core of a reactor whose thread has ended, if there is one.
     pub(crate) fn dead(&self) -> Option<usize> {
         self.handles.iter().find(|handle| !handle.is_alive()).map(|handle| handle.core())
@@ -83,6 +90,20 @@ impl Reactors {
         }
         (reports, problems)
     }
+}
+
+fn reader(handle: Arc<Handle>) -> ReadReactor {
+    Box::new(move || {
+        let counters = handle.counters();
+        ReactorInfo {
+            core: handle.core(),
+            busy_ns: counters.busy_ns(),
+            idle_ns: counters.idle_ns(),
+            iterations: counters.iterations(),
+            longest_iteration_ns: counters.longest_ns(),
+            enters: counters.enters(),
+        }
+    })
 }
 
 /// Cores that this process may run on, ascending.

@@ -87,6 +87,47 @@ pub enum Error {
         /// How many.
         count: usize,
     },
+    /// A socket of the daemon that could not be made.
+    #[error("cannot {action} {at}: {source}; its directory must exist and be writable, a port must be free")]
+    Listen {
+        /// The path or address.
+        at: String,
+        /// What was tried.
+        action: &'static str,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// A socket that belongs to a process that runs.
+    #[error("cannot make the socket {}: another process listens on it; choose another path or end that one", path.display())]
+    SocketBusy {
+        /// The socket.
+        path: PathBuf,
+    },
+    /// A path where something else is.
+    #[error("cannot make the socket {}: what is there is not a socket; remove it or choose another path", path.display())]
+    NotASocket {
+        /// The path.
+        path: PathBuf,
+    },
+    /// The control thread could not be started.
+    #[error("cannot start the control thread: {0}")]
+    ControlThread(io::Error),
+    /// A daemon that does not answer as it should.
+    #[error("cannot ask the daemon at {}: {why}", socket.display())]
+    Daemon {
+        /// Its control socket.
+        socket: PathBuf,
+        /// What happened.
+        why: String,
+    },
+    /// The daemon's answer to a request that it refused.
+    #[error("the daemon refuses {method}: {why}")]
+    Refused {
+        /// The method.
+        method: String,
+        /// Its words.
+        why: String,
+    },
     /// A report that could not be written.
     #[error("cannot write the report {}: {source}; give a file in a directory that you may write to", path.display())]
     Report {

@@ -5,6 +5,7 @@
 //!     │                  └─────► stop ──► report
 //!     ├───► doctor ◄──── serve asks it, too
 //!     ├───► bdev_check ──► config, backend, tree: what stacks look like
+//!     ├───► ctl ──► api ──► the control socket of a running serve: control, metrics
 //!     └───► perf ──► the load generator, over a backend or a vhost-user socket
 //! ```
 //!
@@ -12,13 +13,18 @@
 
 #![forbid(unsafe_code)]
 
+pub mod api;
 pub mod backend;
 pub mod bdev_check;
 pub mod cli;
 pub mod config;
+pub mod control;
 mod cores;
+pub mod ctl;
 pub mod doctor;
 mod error;
+pub mod hist;
+pub mod metrics;
 pub mod perf;
 pub mod report;
 pub mod serve;
@@ -32,9 +38,9 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
-use tracing_subscriber::EnvFilter;
 
 use cli::{BdevCommand, CheckArgs, Cli, Command};
+use control::LogFilter;
 pub use error::Error;
 
 /// Runs the program with these arguments (the first is its own name) and returns its exit status.
@@ -57,11 +63,15 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 fn run(cli: &Cli) -> Result<ExitCode, Error> {
-    start_log(&cli.log)?;
+    let log = LogFilter::start(&cli.log)?;
     match &cli.command {
         Command::Serve(args) => {
             let config = args.to_config()?;
-            serve::serve(&config, &args.to_options(), &transport::System::default())?;
+            serve::serve(&config, &args.to_options(log), &transport::System::default())?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Ctl(args) => {
+            ctl::ctl(args)?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Bdev { command: BdevCommand::Check(args) } => {
@@ -73,17 +83,11 @@ fn run(cli: &Cli) -> Result<ExitCode, Error> {
             perf::perf(args)?;
             Ok(ExitCode::SUCCESS)
         }
+        Command::Hist(args) => {
+            hist::hist(args)?;
+            Ok(ExitCode::SUCCESS)
+        }
     }
-}
-
-fn start_log(filter: &str) -> Result<(), Error> {
-    let filter = EnvFilter::try_new(filter).map_err(|e| {
-        let levels = "allowed: error, warn, info, debug, trace, or CRATE=LEVEL with commas between";
-        Error::Usage(format!("--log {filter}: {e}; {levels}"))
-    })?;
-    // Fails only where another log was started before, which then serves.
-    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
-    Ok(())
 }
 
 fn check(args: &CheckArgs) -> Result<(), Error> {

@@ -17,11 +17,12 @@ use spinblk_bdev::{Bdev, Info};
 
 use crate::backend::Making;
 use crate::config::{Backend, Config, Disk, show_cores, show_size};
+use crate::control::{self, Control, Limits, LogFilter, State};
 use crate::cores::{Cores, Reactors};
 use crate::report::{self, Report};
 use crate::signals::Signals;
 use crate::stop::{RunningDisk, stop_disks};
-use crate::transport::{Transport, via_name};
+use crate::transport::{Exported, QueueReport, Transport, via_name};
 use crate::{Error, backend};
 
 /// How often the reactors are looked at while nothing happens.
@@ -32,6 +33,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 pub struct Options {
     /// Where to write the report as JSON at the end.
     pub report_json: Option<PathBuf>,
+    /// What is logged, for the control socket to change.
+    pub log: LogFilter,
 }
 
 /// Why serving ends.
@@ -54,14 +57,22 @@ pub fn serve(config: &Config, options: &Options, transport: &dyn Transport) -> R
     let bdevs = open_files(config)?;
     let cores = Cores::claim(&config.cores)?;
     transport.check(&config.disks)?;
+    let bound = config.control.bind()?;
     raise_memlock();
     let reactors = cores.start()?;
 
-    let mut disks = Vec::new();
-    let ending = match start_disks(config, bdevs, &reactors, &signals, transport, &mut disks) {
+    let (mut disks, mut shown) = (Vec::new(), Vec::new());
+    let ending = match start_disks(config, bdevs, &reactors, &signals, transport, &mut disks, &mut shown) {
         Ok(None) => {
-            say("ready");
-            wait(&reactors, &disks, &signals)
+            let state = State::new(shown, reactors.readers(), options.log.clone());
+            match Control::start(bound, state, &config.cores, Limits::default()) {
+                // Ends before the reactors do, whose counters it reads.
+                Ok(_control) => {
+                    say("ready");
+                    wait(&reactors, &disks, &signals)
+                }
+                Err(e) => Ending::Failure(e),
+            }
         }
         Ok(Some(signal)) => Ending::Signal(signal),
         Err(e) => Ending::Failure(e),
@@ -94,7 +105,8 @@ fn open_files(config: &Config) -> Result<Vec<Option<Arc<dyn Bdev>>>, Error> {
     config.disks.iter().map(open).collect()
 }
 
-/// Starts the disks one by one into `running`; ends early with the name of a signal that came meanwhile.
+/// Starts the disks one by one into `running`, and what is shown of them into `shown`; ends early with the name of a signal
+/// that came meanwhile.
 fn start_disks(
     config: &Config,
     bdevs: Vec<Option<Arc<dyn Bdev>>>,
@@ -102,6 +114,7 @@ fn start_disks(
     signals: &Signals,
     transport: &dyn Transport,
     running: &mut Vec<RunningDisk>,
+    shown: &mut Vec<control::Disk>,
 ) -> Result<Option<&'static str>, Error> {
     for (disk, bdev) in config.disks.iter().zip(bdevs) {
         if let Some(signal) = signals.wait(Duration::ZERO)? {
@@ -111,12 +124,26 @@ fn start_disks(
             Some(bdev) => bdev,
             None => backend::open(&disk.backend, disk.read_only, Making::Really(config.hugepages))?.bdev,
         };
-        let info = bdev.info().clone();
-        let export = transport.start(disk, config, bdev, &reactors.on(&disk.cores))?;
-        say(&describe(disk, &info, export.device_path()));
+        let export = transport.start(disk, config, Arc::clone(&bdev), &reactors.on(&disk.cores))?;
+        say(&describe(disk, bdev.info(), export.device_path()));
+        shown.push(show(disk, bdev, export.as_ref()));
         running.push(RunningDisk { name: disk.name.clone(), export });
     }
     Ok(None)
+}
+
+/// A disk as the control socket shows it.
+fn show(disk: &Disk, bdev: Arc<dyn Bdev>, export: &dyn Exported) -> control::Disk {
+    let queue = |queue: QueueReport| control::Queue::new(queue.index, queue.core, queue.board);
+    control::Disk {
+        name: disk.name.clone(),
+        path: export.device_path(),
+        transport: via_name(&disk.via),
+        queue_size: disk.queue_size,
+        bdev,
+        attached: export.attached(),
+        queues: export.queues().into_iter().map(queue).collect(),
+    }
 }
 
 /// `d0: /dev/vda, malloc 256 MiB, 2 queues of 256 on cores 1, 2, virtio-vdpa`

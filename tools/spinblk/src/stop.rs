@@ -113,6 +113,12 @@ mod tests {
         fn is_alive(&self) -> bool {
             true
         }
+        fn queues(&self) -> Vec<crate::transport::QueueReport> {
+            Vec::new()
+        }
+        fn attached(&self) -> Arc<std::sync::atomic::AtomicBool> {
+            Arc::default()
+        }
         fn stop(self: Box<Self>) -> DiskReport {
             let mut problems = Vec::new();
             match self.0 {

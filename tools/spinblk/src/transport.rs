@@ -4,6 +4,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use spinblk_bdev::Bdev;
 use spinblk_reactor::Handle;
@@ -43,6 +44,12 @@ pub trait Exported: Send {
 
     /// Whether its control thread still answers.
     fn is_alive(&self) -> bool;
+
+    /// Its queues, whose boards may be read at any time.
+    fn queues(&self) -> Vec<QueueReport>;
+
+    /// Set while a driver or a client has it.
+    fn attached(&self) -> Arc<AtomicBool>;
 
     /// Drains, detaches, destroys; tells what it did.
     fn stop(self: Box<Self>) -> DiskReport;
@@ -110,6 +117,14 @@ impl Exported for Export {
         Self::is_alive(self)
     }
 
+    fn queues(&self) -> Vec<QueueReport> {
+        Self::queues(self).to_vec()
+    }
+
+    fn attached(&self) -> Arc<AtomicBool> {
+        Self::attached(self)
+    }
+
     fn stop(self: Box<Self>) -> DiskReport {
         Self::stop(*self)
     }
@@ -124,21 +139,29 @@ impl Exported for Server {
         Self::is_alive(self)
     }
 
+    fn queues(&self) -> Vec<QueueReport> {
+        Self::queues(self).iter().cloned().map(queue_report).collect()
+    }
+
+    fn attached(&self) -> Arc<AtomicBool> {
+        Self::attached(self)
+    }
+
     fn stop(self: Box<Self>) -> DiskReport {
         let report = Self::stop(*self);
-        let queue = |queue: spinblk_vhost_user::QueueReport| QueueReport {
-            index: queue.index,
-            core: queue.core,
-            board: queue.board,
-        };
         DiskReport {
             name: report.name,
             device_path: Some(report.socket),
             umem: false,
-            queues: report.queues.into_iter().map(queue).collect(),
+            queues: report.queues.into_iter().map(queue_report).collect(),
             problems: report.problems,
         }
     }
+}
+
+fn queue_report(queue: spinblk_vhost_user::QueueReport) -> QueueReport {
+    let spinblk_vhost_user::QueueReport { index, core, board } = queue;
+    QueueReport { index, core, board }
 }
 
 /// How guests get at a disk, as the configuration names it; the kernel's names of bus drivers with a dash.

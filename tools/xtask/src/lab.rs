@@ -2,7 +2,6 @@
 //! machine, boots as often as it must, and keeps the results.
 
 mod build;
-mod mdadm;
 
 use crate::accel;
 use crate::error::{Error, Result};
@@ -13,6 +12,7 @@ use crate::packages::{LAB, Packages};
 use crate::process::{command, output};
 use crate::progress::step;
 use crate::rig::Rig;
+use crate::unpacked;
 use crate::vm::{Accel, Console, Ending, Machine};
 use crate::workspace::{Workspace, make_dir};
 use labvm::protocol::{CONFORMANCE, Event, GUEST_MARGIN_S, Mode, Plan, Planned};
@@ -130,7 +130,7 @@ impl Lab {
             programs.push(build::conformance(&self.workspace)?);
         }
         if wanted("mdadm") {
-            programs.push(mdadm::prepare(&self.workspace)?);
+            programs.push(unpacked::program(&self.workspace, "mdadm", "mdadm")?);
         }
         Ok(programs)
     }

@@ -21,6 +21,7 @@ mod progress;
 mod qmp;
 mod rig;
 mod test;
+mod unpacked;
 mod vm;
 mod workspace;
 

@@ -5,8 +5,10 @@ use crate::error::Result;
 use crate::lab::{Lab, Verdict};
 use crate::packages::{Packages, TEST};
 use crate::process::{command, run};
+use crate::unpacked;
 use crate::workspace::Workspace;
 use labvm::scenarios::{Scenario, TABLE};
+use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
@@ -72,12 +74,23 @@ fn all(workspace: &Workspace, tally: &mut Tally) -> Result<()> {
     let lints = ["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"];
     tally.step("lints", || cargo(workspace, &lints))?;
     tally.step("dependencies", || deny(workspace))?;
-    tally.step("tests", || cargo(workspace, &["test", "--workspace"]))?;
+    tally.step("tests", || tests(workspace))?;
     tally.step("loom models", || loom(workspace))?;
     for target in &FUZZ_TARGETS {
         tally.step(&format!("fuzzing {}", target.name), || fuzz(workspace, target))?;
     }
     end_to_end(workspace, tally)
+}
+
+fn tests(workspace: &Workspace) -> Result<()> {
+    let mut cargo = cargo_command(workspace, &["test", "--workspace"]);
+    // A test has it look at our metrics.
+    let promtool = unpacked::program(workspace, "prometheus", "promtool")?;
+    let paths = std::env::var_os("PATH").unwrap_or_default();
+    let ours = promtool.parent().map(Path::to_owned).into_iter();
+    let joined = std::env::join_paths(ours.chain(std::env::split_paths(&paths)));
+    cargo.env("PATH", joined.unwrap_or(paths));
+    run(cargo, STEP_LIMIT_S)
 }
 
 fn cargo_command(workspace: &Workspace, arguments: &[&str]) -> Command {
@@ -114,7 +127,7 @@ struct FuzzTarget {
     options: &'static [&'static str],
 }
 
-const FUZZ_TARGETS: [FuzzTarget; 4] = [
+const FUZZ_TARGETS: [FuzzTarget; 5] = [
     FuzzTarget { folder: "virtio/fuzz", name: "split", options: &[] },
     FuzzTarget { folder: "virtio/fuzz", name: "packed", options: &[] },
     // Sessions are long; without these the fuzzer would try short ones for minutes.
@@ -128,6 +141,11 @@ const FUZZ_TARGETS: [FuzzTarget; 4] = [
             "-seed_inputs=tools/spinblk/fuzz/seeds/stack.toml,tools/spinblk/fuzz/seeds/rules.toml,\
              tools/spinblk/example.toml",
         ],
+    },
+    FuzzTarget {
+        folder: "tools/spinblk/fuzz",
+        name: "control",
+        options: &["-dict=tools/spinblk/fuzz/control.dict"],
     },
 ];
 

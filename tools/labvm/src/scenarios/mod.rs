@@ -8,6 +8,7 @@ mod dataplane;
 mod demo;
 mod host_disk;
 mod interop;
+mod latency;
 mod lifecycle;
 mod power_cut;
 mod smoke;
@@ -123,6 +124,12 @@ pub const TABLE: &[Scenario] = &[
     Scenario::new("partitions", "a partition table is seen at probe", content::partitions),
     Scenario::new("two-disks", "two disks at once keep their data apart", verify::two_disks),
     Scenario::new("umem", "bounce pages are ours and go to the ring as registered buffers", dataplane::umem),
+    Scenario::new(
+        "latency",
+        "what is slow on purpose is found by stage and request; counts are fio's",
+        latency::run,
+    )
+    .bound_s(300),
     Scenario::new("idle", "an idle reactor makes no system call", dataplane::idle),
     Scenario::new("bad-sector", "a request to a bad sector fails alone", dataplane::bad_sector),
     Scenario::new("reattach", "20 resets and probes, no growth", lifecycle::reattach),

@@ -76,7 +76,9 @@ pub(super) fn config(sections: &Sections) -> Result<Config, Error> {
             "there is no disk to serve: add a [[disk]] section or a --disk flag".into(),
         ));
     }
-    Ok(Config { cores, hugepages: hugepages.unwrap_or_default(), disks, unused: stacks.rest()? })
+    let control = super::control::endpoints(&sections.control)?;
+    let (hugepages, unused) = (hugepages.unwrap_or_default(), stacks.rest()?);
+    Ok(Config { cores, hugepages, control, disks, unused })
 }
 
 fn disk(section: &Section, reactor_cores: &[usize], stacks: &mut Stacks<'_>) -> Result<Disk, Error> {

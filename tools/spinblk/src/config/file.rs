@@ -6,9 +6,10 @@ use toml::de::{DeTable, DeValue};
 use super::setting::{Section, Setting, Source, Value, similar};
 use crate::Error;
 
-/// The sections of a file: the reactors', the bdevs' and the disks'.
+/// The sections of a file: the reactors', that of the control socket, the bdevs' and the disks'.
 pub(super) struct Sections {
     pub(super) reactor: Section,
+    pub(super) control: Section,
     pub(super) bdevs: Vec<Section>,
     pub(super) disks: Vec<Section>,
 }
@@ -21,18 +22,22 @@ pub(super) fn sections(text: &str, name: &str) -> Result<Sections, Error> {
         Error::ConfigText { place: format!("{name}:{line}"), why: e.message().into() }
     })?;
     let mut reactor = lines.section("reactor".into(), 0, &DeTable::new());
+    let mut control = lines.section("control".into(), 0, &DeTable::new());
     let (mut bdevs, mut disks) = (Vec::new(), Vec::new());
     for (key, value) in root.get_ref() {
         match (key.get_ref().as_ref(), value.get_ref()) {
             ("reactor", DeValue::Table(table)) => {
                 reactor = lines.section("reactor".into(), key.span().start, table);
             }
+            ("control", DeValue::Table(table)) => {
+                control = lines.section("control".into(), key.span().start, table);
+            }
             ("bdev", DeValue::Array(items)) => bdevs = lines.list("bdev", items)?,
             ("disk", DeValue::Array(items)) => disks = lines.list("disk", items)?,
             (other, _) => return Err(lines.bad_section(key, other)),
         }
     }
-    Ok(Sections { reactor, bdevs, disks })
+    Ok(Sections { reactor, control, bdevs, disks })
 }
 
 struct Lines<'a> {
@@ -89,13 +94,18 @@ impl<'a> Lines<'a> {
         let name = name.escape_debug();
         let why = match name.to_string().as_str() {
             "reactor" => "reactor: a table is wanted: [reactor]".into(),
+            "control" => "control: a table is wanted: [control]".into(),
             list @ ("bdev" | "disk") => {
                 format!("{list}: a list of tables is wanted: [[{list}]], with two brackets")
             }
-            other => match similar(other, &["reactor", "bdev", "disk"]) {
-                Some("reactor") => format!("{name}: unknown section; did you mean [reactor]?"),
+            other => match similar(other, &["reactor", "control", "bdev", "disk"]) {
+                Some(table @ ("reactor" | "control")) => {
+                    format!("{name}: unknown section; did you mean [{table}]?")
+                }
                 Some(list) => format!("{name}: unknown section; did you mean [[{list}]]?"),
-                None => format!("{name}: unknown; allowed at the top: [reactor], [[bdev]], [[disk]]"),
+                None => {
+                    format!("{name}: unknown; allowed at the top: [reactor], [control], [[bdev]], [[disk]]")
+                }
             },
         };
         Error::ConfigText { place, why }

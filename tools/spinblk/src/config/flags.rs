@@ -25,7 +25,9 @@ pub(super) fn sections(flags: &Flags) -> Result<Sections, Error> {
     let reactor = Section { source: Source::Flags, title: "reactor".into(), settings };
     let disks =
         flags.disks.iter().enumerate().map(|(index, text)| disk(index, text)).collect::<Result<_, _>>()?;
-    Ok(Sections { reactor, bdevs: Vec::new(), disks })
+    // Its flags come on top of a file, too, so they are not read here.
+    let control = Section { source: Source::Flags, title: "control".into(), settings: Vec::new() };
+    Ok(Sections { reactor, control, bdevs: Vec::new(), disks })
 }
 
 fn disk(index: usize, text: &str) -> Result<Section, Error> {

@@ -11,6 +11,7 @@
 
 mod backend;
 mod check;
+mod control;
 mod file;
 mod flags;
 mod layer;
@@ -28,6 +29,7 @@ use std::path::{Path, PathBuf};
 use spinblk_reactor::Hugepages;
 
 use crate::Error;
+use crate::control::Endpoints;
 use crate::transport::BusDriver;
 pub use backend::{Backend, BackendKind, KeySource, Stack};
 pub(crate) use check::show_cores;
@@ -47,6 +49,8 @@ pub struct Config {
     pub cores: Vec<usize>,
     /// Where memory for disks and bounce regions comes from.
     pub hugepages: Hugepages,
+    /// Where the running process is found; nowhere unless told.
+    pub control: Endpoints,
     /// The disks; at least one, no name twice.
     pub disks: Vec<Disk>,
     /// Stacks of the file that no disk stands on.

@@ -69,7 +69,10 @@ fn refusals_of_a_file_name_line_key_value_and_what_is_allowed() {
     let null = "type = \"null\"\nsize = \"1M\"\n";
     let cases = [
         ("[reactor\n", "s.toml:1: unclosed table, expected `]`"),
-        ("cores = [1]\n", "s.toml:1: cores: unknown; allowed at the top: [reactor], [[bdev]], [[disk]]"),
+        (
+            "cores = [1]\n",
+            "s.toml:1: cores: unknown; allowed at the top: [reactor], [control], [[bdev]], [[disk]]",
+        ),
         ("[disks]\n", "s.toml:1: disks: unknown section; did you mean [[disk]]?"),
         ("[disk]\nname = \"d\"\n", "s.toml:1: disk: a list of tables is wanted: [[disk]], with two brackets"),
         ("", "s.toml:1: reactor: cores: is missing; name the cores that are to poll, one reactor each"),

@@ -28,6 +28,7 @@ Examples:
   spinblk perf --target malloc:size=1GiB --rw randrw --mix 70 --queues 2 --cores 1,2 --json result.json
   spinblk perf --target aio:path=/srv/disk.img,read-only=true --bs 128KiB --rw read --time-s 30
   spinblk perf --target config:file=spinblk.toml,bdev=c0 --rw randwrite --qd 8
+  spinblk perf --target malloc:size=1GiB --hist-log result.hlog && spinblk hist show result.hlog
   spinblk perf --target vhost-user:/run/d0.sock --ring packed --indirect --qd 256
   spinblk perf --target vhost-user:/run/d0.sock --completions interrupt --qd 1
   spinblk perf --target vhost-user:/run/d0.sock --rw randwrite --span 256MiB --verify";
@@ -90,6 +91,10 @@ pub struct PerfArgs {
     /// Write the results as JSON to this file, too
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
+    /// Write latencies as an HdrHistogram log to this file, too, for `spinblk hist`: of the whole run, by queue and
+    /// operation
+    #[arg(long, value_name = "FILE")]
+    pub hist_log: Option<PathBuf>,
     /// Show a live line on a terminal
     #[arg(long)]
     pub progress: bool,

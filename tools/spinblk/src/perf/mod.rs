@@ -2,18 +2,20 @@
 //!
 //! ```text
 //!   args ──► Job, Target ──► spinblk_load::run ──► report ──► text, JSON
+//!                                 │           └──► hist_log
 //!                                 │ watch: stop signals, live line
 //! ```
 
 mod args;
+mod hist_log;
 mod live;
 mod report;
 
 use std::io::Write;
 use std::ops::ControlFlow;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use spinblk_load::{BdevTarget, Job, Outcome, RingFormat, Target, VhostUser, VhostUserOptions};
+use spinblk_load::{BdevTarget, Job, Outcome, Phase, RingFormat, Target, VhostUser, VhostUserOptions};
 use spinblk_reactor::Hugepages;
 
 pub use args::PerfArgs;
@@ -22,6 +24,7 @@ pub use report::{Report, Ring};
 
 use crate::backend::Making;
 use crate::cores::Cores;
+use crate::hist::LogWriter;
 use crate::report::{check_writable, write_json};
 use crate::signals::Signals;
 use crate::{Error, backend};
@@ -60,7 +63,9 @@ pub fn perf(args: &PerfArgs) -> Result<(), Error> {
 }
 
 fn run<T: Target>(args: &PerfArgs, job: &Job, format: Option<RingFormat>, target: &T) -> Result<(), Error> {
-    let outcome = watched(args, job, target)?;
+    // Begun before the run, to find out now whether it can be written.
+    let log = args.hist_log.as_deref().map(LogWriter::create).transpose()?;
+    let (outcome, began) = watched(args, job, target)?;
     let ring = format.map(|format| Ring { format: format.name(), indirect: args.indirect });
     let report = Report::new(&args.target, args.rw.name(), job, ring, target.geometry(), &outcome);
     // A reader that has gone away (`| head`) is no failure.
@@ -68,14 +73,21 @@ fn run<T: Target>(args: &PerfArgs, job: &Job, format: Option<RingFormat>, target
     if let Some(path) = &args.json {
         write_json(&report, path)?;
     }
+    if let Some(log) = log {
+        hist_log::write(log, &outcome.lanes, began)?;
+    }
     report.complaint().map_or(Ok(()), |complaint| Err(Error::Unclean(complaint)))
 }
 
-/// Runs the job; a stop signal ends it early.
-fn watched<T: Target>(args: &PerfArgs, job: &Job, target: &T) -> Result<Outcome, Error> {
+/// Runs the job; a stop signal ends it early. Tells when measuring began, as near as it was looked at.
+fn watched<T: Target>(args: &PerfArgs, job: &Job, target: &T) -> Result<(Outcome, SystemTime), Error> {
     let signals = Signals::block()?;
     let mut live = args.progress.then(|| Live::new(job));
+    let mut began = SystemTime::now();
     let outcome = spinblk_load::run(job, target, &mut |progress| {
+        if matches!(progress.phase, Phase::Start | Phase::Fill | Phase::WarmUp) {
+            began = SystemTime::now();
+        }
         if let Some(live) = &mut live {
             live.show(progress);
         }
@@ -87,5 +99,5 @@ fn watched<T: Target>(args: &PerfArgs, job: &Job, target: &T) -> Result<Outcome,
     if let Some(live) = live {
         live.clear();
     }
-    Ok(outcome?)
+    Ok((outcome?, began))
 }

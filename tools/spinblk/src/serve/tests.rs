@@ -1,6 +1,6 @@
 //! Tests of a whole life of `serve`, on a real reactor and with a transport that has no kernel behind it.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard};
 use std::time::Instant;
 
@@ -10,7 +10,7 @@ use spinblk_reactor::Handle;
 
 use super::*;
 use crate::config::{Flags, Via};
-use crate::transport::{DiskReport, Exported, QueueReport};
+use crate::transport::DiskReport;
 
 /// What happens when the disk of this number (from 0) is started.
 enum Then {
@@ -92,14 +92,21 @@ impl Exported for FakeExport {
         true
     }
 
+    fn queues(&self) -> Vec<QueueReport> {
+        vec![QueueReport { index: 0, core: self.core, board: Arc::new(QueueBoard::new()) }]
+    }
+
+    fn attached(&self) -> Arc<AtomicBool> {
+        Arc::default()
+    }
+
     fn stop(self: Box<Self>) -> DiskReport {
         self.stopped.fetch_add(1, Ordering::SeqCst);
-        let queue = QueueReport { index: 0, core: self.core, board: Arc::new(QueueBoard::new()) };
         DiskReport {
             name: self.name.clone(),
             device_path: self.device_path(),
             umem: false,
-            queues: vec![queue],
+            queues: self.queues(),
             problems: self.problem.then(|| "stays attached".into()).into_iter().collect(),
         }
     }
@@ -134,7 +141,7 @@ fn a_signal_stops_every_disk_and_a_report_is_written() {
     let dir = tempfile::tempdir().unwrap();
     let report = dir.path().join("report.json");
     let fake = Fake::new(2, Then::Signal);
-    run(3, &Options { report_json: Some(report.clone()) }, &fake).unwrap();
+    run(3, &Options { report_json: Some(report.clone()), ..Options::default() }, &fake).unwrap();
     assert_eq!(fake.counts(), (3, 3));
     let json: serde_json::Value = serde_json::from_slice(&std::fs::read(report).unwrap()).unwrap();
     assert_eq!(json["disks"].as_array().unwrap().len(), 3);
