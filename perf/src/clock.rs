@@ -58,6 +58,13 @@ impl Clock {
         }
     }
 
+    /// So many nanoseconds as ticks, rounded down.
+    #[must_use]
+    pub fn to_ticks(&self, ns: u64) -> Ticks {
+        let ticks = |factor: u64| (u128::from(ns) << SHIFT) / u128::from(factor.max(1));
+        self.ns_per_tick.map_or(ns, |factor| u64::try_from(ticks(factor)).unwrap_or(u64::MAX))
+    }
+
     /// What the stamps come from, for reports: `"tsc"` or `"clock_gettime"`.
     #[must_use]
     pub fn source(&self) -> &'static str {
@@ -119,6 +126,15 @@ mod tests {
         let b = clock.now();
         assert!(clock.ns_between(a, b) >= 1_900_000, "{} ns", clock.ns_between(a, b));
         assert_eq!(clock.ns_between(b, a), 0);
+    }
+
+    #[test]
+    fn ticks_and_nanoseconds_go_both_ways() {
+        let clock = Clock { ns_per_tick: Some((1 << SHIFT) / 3), origin: Instant::now() };
+        assert_eq!(clock.to_ticks(1000), 3000);
+        assert_eq!(Clock { ns_per_tick: None, ..clock }.to_ticks(1000), 1000);
+        let there_and_back = Clock::get().to_ns(Clock::get().to_ticks(20_000));
+        assert!((19_990..=20_000).contains(&there_and_back), "{there_and_back}");
     }
 
     #[test]

@@ -20,6 +20,10 @@ const COLD_AFTER: u64 = 1024;
 const COLD_STRIDE: u64 = 4;
 /// Idle iterations before the core is left to its hyper-thread sibling for a moment in each.
 const REST_AFTER: u32 = 1024;
+/// Idle iterations between two looks at the clock, before the core rests (a power of two). So many take well under a
+/// microsecond; when more than `STALL_NS` lies between the looks, the thread was not running.
+const LOOK_EVERY: u32 = 16;
+const STALL_NS: u64 = 20_000;
 
 /// Whether a call did anything; feeds the busy/idle account and the idle policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,7 +91,7 @@ pub struct Core {
     /// When this iteration found something to poll.
     pub now: Ticks,
     /// When the iteration before this one began, if it was long enough to matter, else `now`: what this iteration finds
-    /// came after that. (Pollers that have been quiet for long are looked at in every fourth iteration of a busy core.)
+    /// came after that. Also where the thread did not run for a while, whatever it was at. (Pollers that have been quiet for long are looked at in every fourth iteration of a busy core.)
     pub looked: Ticks,
 }
 
@@ -145,6 +149,7 @@ pub struct Reactor {
     /// Whether the last iteration did anything, and how many did not since.
     was_busy: bool,
     idle_streak: u32,
+    stall_ticks: Ticks,
     ring_errors: u64,
     /// When to give up waiting for pollers, in nanoseconds of the clock.
     stop_at_ns: Option<u64>,
@@ -171,6 +176,7 @@ impl Reactor {
             iterations: 0,
             was_busy: false,
             idle_streak: 0,
+            stall_ticks: clock.to_ticks(STALL_NS),
             ring_errors: 0,
             stop_at_ns: None,
         }
@@ -240,14 +246,19 @@ impl Reactor {
 
     #[inline]
     fn rest(&mut self) {
-        // A core at rest has the time to look at the clock, too: it notices that the kernel has stopped it.
-        if self.was_busy || self.idle_streak > REST_AFTER {
+        // An idle core has the time to look at the clock, too: it notices that the kernel has stopped it.
+        if self.was_busy || self.is_resting() || self.idle_streak & (LOOK_EVERY - 1) == 0 {
             self.stamp();
         }
         self.idle_streak = self.idle_streak.saturating_add(1);
-        if self.idle_streak > REST_AFTER {
+        if self.is_resting() {
             self.policy.rest();
         }
+    }
+
+    #[inline]
+    fn is_resting(&self) -> bool {
+        self.idle_streak > REST_AFTER
     }
 
     /// Looks at the clock, and puts the time since the last look down as busy or idle. An idle iteration makes none.
@@ -255,8 +266,8 @@ impl Reactor {
     fn stamp(&mut self) {
         let now = self.core.clock.now();
         let spent = now.saturating_sub(self.core.now);
-        let recent = self.was_busy || self.idle_streak > REST_AFTER;
-        self.core.looked = if recent { self.core.now } else { now };
+        let matters = self.was_busy || self.is_resting() || spent > self.stall_ticks;
+        self.core.looked = if matters { self.core.now } else { now };
         self.core.now = now;
         if self.was_busy {
             self.busy_ticks += spent;
