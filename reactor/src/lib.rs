@@ -13,8 +13,9 @@
 //!   [`Mailbox`], by sending a job. Nothing on the hot path is shared, locked or allocated.
 //! - A [`Poller`] does a bounded amount of work per call and never blocks. One that found nothing to do may name a word of
 //!   memory to [watch](Watch); it is polled again when that changes, or a job has run.
-//! - The [`Ring`] is the core's only io_uring. Leaves of bdev stacks push operations into it and find
-//!   completions in their inbox one iteration later.
+//! - The [`Ring`] is all that pollers know of io_uring: one instance for the core, and a second one, made when first asked
+//!   for, for devices that are polled. Leaves of bdev stacks push operations into it and find completions in their inbox
+//!   one iteration later.
 //! - Stopping is orderly: pollers are asked to fall quiet, polled until they are, and only then dropped.
 //!
 //! Knows nothing of disks or queues: it is the lowest floor, beside `spinblk-perf` (whose clock it uses).

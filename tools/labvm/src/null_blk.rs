@@ -26,6 +26,16 @@ impl NullBlk {
         )
     }
 
+    /// Creates one that keeps what is written to it, and whose queue says what is done only when it is asked.
+    pub(crate) fn polled(lab: &Lab, name: &'static str, size_mib: u64) -> Result<NullBlk, Fail> {
+        let size = size_mib.to_string();
+        let queues =
+            [("submit_queues", "1"), ("poll_queues", "1"), ("irqmode", "2"), ("completion_nsec", "10000")];
+        let mut attributes = vec![("memory_backed", "1"), ("discard", "1"), ("size", size.as_str())];
+        attributes.extend(queues);
+        NullBlk::create(lab, name, &attributes)
+    }
+
     /// Creates one that keeps nothing, as fast as the block layer goes.
     pub(crate) fn without_memory(lab: &Lab, name: &'static str, size_mib: u64) -> Result<NullBlk, Fail> {
         NullBlk::create(lab, name, &[("submit_queues", "2"), ("size", &size_mib.to_string())])

@@ -163,6 +163,7 @@ pub(crate) struct DiskReport {
     pub(crate) queues: Vec<QueueReport>,
     pub(crate) umem: bool,
     pub(crate) fixed_buffer_ios: u64,
+    pub(crate) polled_ios: u64,
 }
 
 #[derive(Debug, Deserialize)]
@@ -212,7 +213,7 @@ mod tests {
 
     #[test]
     fn reads_the_report() {
-        let text = r#"{"disks": [{"name": "d0", "block_device": "vda", "umem": true, "fixed_buffer_ios": 7,
+        let text = r#"{"disks": [{"name": "d0", "block_device": "vda", "umem": true, "fixed_buffer_ios": 7, "polled_ios": 0,
             "ops": {"read": {"ios": 3, "bytes": 9, "errors": 0}, "write": {"ios": 4}},
             "queues": [{"index": 0, "core": 1, "requests": 7, "batches": 2}]}], "reactors": []}"#;
         let report: Report = serde_json::from_str(text).unwrap();

@@ -29,6 +29,14 @@ pub(super) fn loop_device(lab: &mut Lab) -> Result<(), Fail> {
     conforms(lab, device.path())
 }
 
+/// A block device with a poll queue.
+pub(super) fn polled(lab: &mut Lab) -> Result<(), Fail> {
+    let device = NullBlk::polled(lab, "target", SIZE_MIB)?;
+    let polls = attribute(device.path(), "queue/io_poll");
+    ensure!(polls == "1", "{} has no poll queue", device.path().display());
+    conforms(lab, device.path())
+}
+
 fn conforms(lab: &Lab, device: &Path) -> Result<(), Fail> {
     let given = format!("{VARIABLE}={}", device.display());
     let test = Cmd::new("env").args([&given, CONFORMANCE, "--exact", TEST, "--nocapture"]);

@@ -111,6 +111,8 @@ pub const TABLE: &[Scenario] = &[
         .bound_s(300),
     Scenario::new("verify-aio-file", "the same on a file, direct I/O", verify::aio_file).bound_s(300),
     Scenario::new("verify-aio-block", "the same on a block device", verify::aio_block).bound_s(300),
+    Scenario::new("verify-aio-polled", "the same on a block device with a poll queue", verify::aio_polled)
+        .bound_s(300),
     Scenario::new("packed", "packed virtqueues: written, verified, and probed again", verify::packed)
         .bound_s(300),
     Scenario::new("plain-pages", "the same without hugepages", verify::plain_pages).bound_s(300),
@@ -165,6 +167,9 @@ pub const TABLE: &[Scenario] = &[
     .programs(&["spinblk", CONFORMANCE])
     .bound_s(300),
     Scenario::new("conformance-loop", "the same on a loop device", conformance::loop_device)
+        .programs(&["spinblk", CONFORMANCE])
+        .bound_s(300),
+    Scenario::new("conformance-polled", "the same on a device with a poll queue", conformance::polled)
         .programs(&["spinblk", CONFORMANCE])
         .bound_s(300),
     Scenario::new("two-reactors", "two queues of one disk on two cores", verify::two_reactors)

@@ -45,6 +45,20 @@ pub(super) fn aio_block(lab: &mut Lab) -> Result<(), Fail> {
     write_and_check(lab, Disk::aio("d0", backing.path()))
 }
 
+/// On a device with a poll queue every read and write is completed by polling it.
+pub(super) fn aio_polled(lab: &mut Lab) -> Result<(), Fail> {
+    lab.load_vduse()?;
+    let backing = NullBlk::polled(lab, "backing", DISK_MIB)?;
+    let (daemon, device) = Daemon::start_one(lab, Disk::aio("d0", backing.path()))?;
+    mixed("mixed", &device).run(lab)?;
+    let report = daemon.stop()?;
+    let disk = report.disk("d0")?;
+    let (polled, all) = (disk.polled_ios, disk.data_ios());
+    ensure!(polled >= all && all > 0, "{polled} of {all} requests were completed by polling");
+    lab.say(&format!("{polled} I/Os of {all} requests were completed by polling"));
+    Ok(())
+}
+
 /// On ext4 over RAM, because tmpfs would not show direct I/O.
 pub(super) fn aio_file(lab: &mut Lab) -> Result<(), Fail> {
     lab.load_vduse()?;
