@@ -39,6 +39,9 @@ pub struct VhostUserOptions {
     pub event_idx: bool,
 }
 
+/// No guest has less memory, and servers may treat small regions in ways of their own.
+const MIN_MEMORY_BYTES: usize = 2 << 20;
+
 /// A connected server with its rings set up. Dropping it ends the connection.
 pub struct VhostUser {
     path: PathBuf,
@@ -78,7 +81,8 @@ impl VhostUser {
         }
         let VhostUserOptions { format, indirect, depth, block_bytes, .. } = options;
         let shape = Shape { format, indirect, depth, block_bytes };
-        let memory = Arc::new(SharedMemory::new(Layout::new(options.queues - 1, shape).end)?);
+        let len_bytes = Layout::new(options.queues - 1, shape).end.max(MIN_MEMORY_BYTES);
+        let memory = Arc::new(SharedMemory::new(len_bytes)?);
         steps.share(&frontend, &memory)?;
         let mut session = Self {
             path: path.into(),
