@@ -23,6 +23,8 @@ const ROUND_TRIP_LIMIT_S: u64 = 30;
 /// The programs, the cores, and how long to measure.
 pub(super) struct Bench {
     pub(super) spinblk: PathBuf,
+    /// The spinblk that serves, where it is another one than the load's.
+    pub(super) server: Option<PathBuf>,
     pub(super) bare_ring: PathBuf,
     pub(super) client_core: usize,
     pub(super) server_core: usize,
@@ -42,7 +44,8 @@ impl Bench {
     /// `None` if another poller has the client's core.
     fn try_measure(&self, case: Case, repeat: u32) -> Result<Option<Measured>> {
         let round_trip_ns = self.round_trip_ns()?;
-        let server = Server::start(case.target, &self.spinblk, self.server_core, &self.folder)?;
+        let spinblk = self.server.as_ref().unwrap_or(&self.spinblk);
+        let server = Server::start(case.target, spinblk, self.server_core, &self.folder)?;
         let result = self.folder.join("result.json");
         let _ = fs::remove_file(&result);
         let line = self.client(case, &server.socket, &result);

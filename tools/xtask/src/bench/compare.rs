@@ -71,6 +71,7 @@ pub(super) fn compare(workspace: &Workspace, options: &Options) -> Result<()> {
     let folder = folder.map_err(Error::file("create a folder in", &std::env::temp_dir()))?;
     let mut bench = Bench {
         spinblk: options.spinblk.clone().unwrap_or_else(|| release.join("spinblk")),
+        server: None,
         bare_ring: release.join("bare-ring"),
         client_core: options.client_core,
         server_core: options.server_core,
