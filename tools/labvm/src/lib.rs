@@ -16,6 +16,7 @@
 pub mod protocol;
 pub mod scenarios;
 
+pub mod blkio_client;
 pub mod init;
 
 mod block;

@@ -1,6 +1,6 @@
 //! `labvm`: init of the lab's guest, the process of each scenario, and on the host a list of scenarios.
 
-use labvm::{Fail, init, run_scenario, scenarios};
+use labvm::{Fail, blkio_client, init, run_scenario, scenarios};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -14,9 +14,10 @@ fn main() -> ExitCode {
         ["--list"] => list(),
         ["run", name] => run(name),
         ["write", path, value] => write(path, value),
+        ["blkio", ref words @ ..] => blkio(words),
         _ => {
             eprintln!(
-                "usage: labvm --list | run SCENARIO | write PATH VALUE (the last two inside the lab only)"
+                "usage: labvm --list | run SCENARIO | write PATH VALUE | blkio DEVICE ... (inside the lab only, but the list)"
             );
             ExitCode::from(2)
         }
@@ -48,6 +49,19 @@ fn write(path: &str, value: &str) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(fail) => {
             eprintln!("{fail} (value {value})");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn blkio(words: &[&str]) -> ExitCode {
+    match blkio_client::run(words) {
+        Ok(line) => {
+            println!("{line}");
+            ExitCode::SUCCESS
+        }
+        Err(fail) => {
+            eprintln!("{fail}");
             ExitCode::FAILURE
         }
     }

@@ -10,17 +10,20 @@ const WORD_LEN: usize = 8;
 const REQUESTS: [usize; 5] = [4 << 10, 60 << 10, STEP_LEN, 12 << 10, 132 << 10];
 
 /// One writing; another number makes other data.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Pattern(pub(crate) u64);
 
 impl Pattern {
     /// Writes a range of bytes.
     pub(crate) fn write(self, disk: &DirectDisk, range: Range<u64>) -> Result<(), Fail> {
-        disk.write(pieces(range), |at, piece| {
-            for (word, place) in piece.chunks_exact_mut(WORD_LEN).zip((at..).step_by(WORD_LEN)) {
-                word.copy_from_slice(&self.word(place));
-            }
-        })
+        disk.write(pieces(range), |at, piece| self.fill(at, piece))
+    }
+
+    /// Puts it into a piece that belongs at this byte.
+    pub(crate) fn fill(self, at: u64, piece: &mut [u8]) {
+        for (word, place) in piece.chunks_exact_mut(WORD_LEN).zip((at..).step_by(WORD_LEN)) {
+            word.copy_from_slice(&self.word(place));
+        }
     }
 
     /// Asks that a range of bytes holds nothing else.

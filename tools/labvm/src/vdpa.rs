@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 /// One entry per attached device.
 pub(crate) const DEVICES: &str = "/sys/bus/vdpa/devices";
+const BUS: &str = "/sys/bus/vdpa";
 const VIRTIO_VDPA: &str = "/sys/bus/vdpa/drivers/virtio_vdpa";
 const ATTACH_LIMIT_S: u64 = 30;
 
@@ -38,6 +39,27 @@ pub(crate) fn unbind(name: &str) -> Result<(), Fail> {
 pub(crate) fn bind(name: &str) -> Result<PathBuf, Fail> {
     write_attribute(&format!("{VIRTIO_VDPA}/bind"), name)?;
     block_device(name)
+}
+
+/// Gives it to another bus driver than it has.
+pub(crate) fn rebind(name: &str, driver: &str) -> Result<(), Fail> {
+    write_attribute(&format!("{DEVICES}/{name}/driver/unbind"), name)?;
+    write_attribute(&format!("{DEVICES}/{name}/driver_override"), driver)?;
+    write_attribute(&format!("{BUS}/drivers_probe"), name)?;
+    let bound = || std::fs::read_link(format!("{DEVICES}/{name}/driver"));
+    wait_for(&format!("{name} to be bound to {driver}"), ATTACH_LIMIT_S, || {
+        bound().is_ok_and(|link| link.ends_with(driver))
+    })
+}
+
+/// The node that a machine monitor opens, such as `/dev/vhost-vdpa-0`; waits until it is there.
+pub(crate) fn vhost_device(name: &str) -> Result<PathBuf, Fail> {
+    wait_some(&format!("a vhost-vdpa device under {DEVICES}/{name}"), ATTACH_LIMIT_S, || {
+        let device = Path::new(DEVICES).join(name);
+        let node = names_in(device).into_iter().find(|entry| entry.starts_with("vhost-vdpa"))?;
+        let node = Path::new("/dev").join(node);
+        node.exists().then_some(node)
+    })
 }
 
 /// The block device of a vDPA device, such as `/dev/vda`; waits until it is there.

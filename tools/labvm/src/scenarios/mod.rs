@@ -15,6 +15,7 @@ mod smoke;
 mod stack;
 mod takeover;
 mod verify;
+mod vm_client;
 
 use crate::fail::Fail;
 use crate::lab::Lab;
@@ -105,6 +106,18 @@ pub const TABLE: &[Scenario] = &[
         .programs(&[]),
     Scenario::new("config-file", "two disks from a TOML file", command_line::config_file),
     Scenario::new("vhost-vdpa", "a disk on the bus driver for virtual machines", command_line::vhost_vdpa),
+    Scenario::new(
+        "vhost-vdpa-client",
+        "random checked I/O by a driver that we did not write, polling and waiting",
+        vm_client::random,
+    )
+    .bound_s(400),
+    Scenario::new(
+        "vhost-vdpa-rebind",
+        "from a container to a machine and back, data kept",
+        vm_client::rebind,
+    )
+    .bound_s(300),
     Scenario::new("attributes", "serial, size, queues and cache mode in sysfs", content::attributes),
     Scenario::new("read-only", "a read-only disk is read, and refuses writes", content::read_only),
     Scenario::new("verify-malloc", "mixed sizes with checksums, 4 jobs, on malloc", verify::malloc)
