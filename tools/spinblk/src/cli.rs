@@ -135,7 +135,7 @@ A file:
   bdev = \"c0\"";
 
 const DOCTOR_HELP: &str = "\
-Looks at the kernel, its modules, permissions, io_uring, hugepages, limits and cores; changes nothing.
+Looks at the kernel, its modules, permissions, io_uring, hugepages, limits, cores and interrupts; changes nothing.
 
 Each line is ok, warning (disks are served, but slower or not with every option) or MISSING (disks cannot be served), \
 with the command that mends it. Exit status: 0 when disks can be served, 1 when something is missing.";
@@ -206,7 +206,7 @@ pub struct CheckArgs {
 /// Flags of `serve`.
 #[derive(Clone, Debug, Args)]
 pub struct ServeArgs {
-    /// Read everything from a TOML file instead of --cores, --hugepages and --disk
+    /// Read everything from a TOML file instead of --cores, --hugepages, --lock-memory and --disk
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Cores that poll, one reactor each: 1,2 or 1-4
@@ -215,6 +215,9 @@ pub struct ServeArgs {
     /// Take memory from the hugepage pool: try, require or off [default: try]
     #[arg(long, value_name = "MODE")]
     pub hugepages: Option<String>,
+    /// Keep all memory out of swap: try, require or off [default: try]
+    #[arg(long, value_name = "MODE")]
+    pub lock_memory: Option<String>,
     /// A disk; may be given many times. The keys are below
     #[arg(long = "disk", value_name = "KEY=VALUE,...")]
     pub disks: Vec<String>,
@@ -243,13 +246,18 @@ impl ServeArgs {
     /// # Errors
     /// Those of [`Config`]; [`Error::Usage`] for both at once or neither.
     pub fn to_config(&self) -> Result<Config, Error> {
-        let flags =
-            Flags { cores: self.cores.clone(), hugepages: self.hugepages.clone(), disks: self.disks.clone() };
-        let any_flag = flags.cores.is_some() || flags.hugepages.is_some() || !flags.disks.is_empty();
+        let flags = Flags {
+            cores: self.cores.clone(),
+            hugepages: self.hugepages.clone(),
+            lock_memory: self.lock_memory.clone(),
+            disks: self.disks.clone(),
+        };
+        let reactor_flags = [&flags.cores, &flags.hugepages, &flags.lock_memory];
+        let any_flag = reactor_flags.iter().any(|flag| flag.is_some()) || !flags.disks.is_empty();
         let mut config = match &self.config {
             Some(_) if any_flag => Err(Error::Usage(
-                "--config together with --cores, --hugepages or --disk: put everything into the file, or use flags \
-                 alone"
+                "--config together with --cores, --hugepages, --lock-memory or --disk: put everything into the \
+                 file, or use flags alone"
                     .into(),
             )),
             Some(path) => Config::from_file(path),

@@ -43,6 +43,14 @@ pub enum Error {
         /// How to mend it.
         fix: String,
     },
+    /// The process's memory must be locked and cannot be.
+    #[error("lock_memory is \"require\", but memory cannot be locked: {why}; {fix}")]
+    LockMemory {
+        /// What is missing.
+        why: String,
+        /// How to mend it.
+        fix: &'static str,
+    },
     /// A reactor could not be started.
     #[error(transparent)]
     Reactor(#[from] spinblk_reactor::Error),

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   cli ──► config ──► serve ──► cores (reactors) , backend (bdev) , transport (VDUSE, vhost-user)
+//!     │                  ├─────► notify (systemd), memory_lock
 //!     │                  └─────► stop ──► report
 //!     ├───► doctor ◄──── serve asks it, too
 //!     ├───► bdev_check ──► config, backend, tree: what stacks look like
@@ -24,7 +25,9 @@ pub mod ctl;
 pub mod doctor;
 mod error;
 pub mod hist;
+pub mod memory_lock;
 pub mod metrics;
+mod notify;
 pub mod perf;
 pub mod report;
 pub mod serve;

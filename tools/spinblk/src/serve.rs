@@ -19,6 +19,8 @@ use crate::backend::Making;
 use crate::config::{Backend, Config, Disk, show_cores, show_size};
 use crate::control::{self, Control, Limits, LogFilter, State};
 use crate::cores::{Cores, Reactors};
+use crate::memory_lock::lock_memory;
+use crate::notify::{self, Watchdog};
 use crate::report::{self, Report};
 use crate::signals::Signals;
 use crate::stop::{RunningDisk, stop_disks};
@@ -60,6 +62,8 @@ pub fn serve(config: &Config, options: &Options, transport: &dyn Transport) -> R
     let bound = config.control.bind()?;
     raise_memlock();
     let reactors = cores.start()?;
+    // Like all that holds reactors, it ends before they do.
+    let watchdog = Watchdog::start(reactors.on(&config.cores));
 
     let (mut disks, mut shown) = (Vec::new(), Vec::new());
     let ending = match start_disks(config, bdevs, &reactors, &signals, transport, &mut disks, &mut shown) {
@@ -67,20 +71,29 @@ pub fn serve(config: &Config, options: &Options, transport: &dyn Transport) -> R
             let state = State::new(shown, reactors.readers(), options.log.clone());
             match Control::start(bound, state, &config.cores, Limits::default()) {
                 // Ends before the reactors do, whose counters it reads.
-                Ok(_control) => {
-                    say("ready");
-                    wait(&reactors, &disks, &signals)
-                }
+                Ok(_control) => match lock_memory(config.lock_memory) {
+                    Ok(()) => {
+                        say("ready");
+                        notify::ready(disks.len());
+                        wait(&reactors, &disks, &signals)
+                    }
+                    Err(e) => Ending::Failure(e),
+                },
                 Err(e) => Ending::Failure(e),
             }
         }
         Ok(Some(signal)) => Ending::Signal(signal),
         Err(e) => Ending::Failure(e),
     };
-    if let Ending::Signal(signal) = &ending {
-        eprintln!("{signal}: stopping");
+    match &ending {
+        Ending::Signal(signal) => {
+            eprintln!("{signal}: stopping");
+            notify::stopping(&format!("stopping after {signal}"));
+        }
+        Ending::Failure(e) => notify::stopping(&e.one_line()),
     }
     let (disks, mut problems) = stop_disks(disks, &signals);
+    drop(watchdog);
     let (reactors, more) = reactors.stop();
     problems.extend(more);
     finish(ending, &Report::new(&disks, reactors, problems), options)

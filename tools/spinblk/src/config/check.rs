@@ -10,6 +10,7 @@ use super::setting::{Section, Setting};
 use super::stack::Stacks;
 use super::{Backend, Config, Disk, Stack, Via, types};
 use crate::Error;
+use crate::memory_lock::LockMemory;
 use crate::transport::BusDriver;
 
 pub(super) const NAME_FORM: &str = "1 to 64 letters, digits, '.', '_', '-', starting with a letter or digit";
@@ -22,7 +23,7 @@ const DEFAULT_QUEUE_SIZE: u16 = 256;
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 
-pub(super) const REACTOR_KEYS: &[&str] = &["cores", "hugepages"];
+pub(super) const REACTOR_KEYS: &[&str] = &["cores", "hugepages", "lock_memory"];
 pub(super) const DISK_KEYS: &[&str] = &[
     "name",
     "type",
@@ -56,6 +57,10 @@ pub(super) fn config(sections: &Sections) -> Result<Config, Error> {
         "hugepages",
         &[("try", Hugepages::Try), ("require", Hugepages::Require), ("off", Hugepages::Off)],
     )?;
+    let lock_memory = reactor.choice(
+        "lock_memory",
+        &[("try", LockMemory::Try), ("require", LockMemory::Require), ("off", LockMemory::Off)],
+    )?;
     let mut stacks = Stacks::read(&sections.bdevs)?;
     let mut disks: Vec<Disk> = Vec::with_capacity(sections.disks.len());
     let (mut names, mut sockets) = (HashSet::new(), HashSet::new());
@@ -78,7 +83,8 @@ pub(super) fn config(sections: &Sections) -> Result<Config, Error> {
     }
     let control = super::control::endpoints(&sections.control)?;
     let (hugepages, unused) = (hugepages.unwrap_or_default(), stacks.rest()?);
-    Ok(Config { cores, hugepages, control, disks, unused })
+    let lock_memory = lock_memory.unwrap_or_default();
+    Ok(Config { cores, hugepages, lock_memory, control, disks, unused })
 }
 
 fn disk(section: &Section, reactor_cores: &[usize], stacks: &mut Stacks<'_>) -> Result<Disk, Error> {

@@ -11,13 +11,17 @@ pub struct Flags {
     pub cores: Option<String>,
     /// `--hugepages`.
     pub hugepages: Option<String>,
+    /// `--lock-memory`.
+    pub lock_memory: Option<String>,
     /// Each `--disk`: `name=d0,type=malloc,size=256MiB`. A comma in a value is written twice.
     pub disks: Vec<String>,
 }
 
 pub(super) fn sections(flags: &Flags) -> Result<Sections, Error> {
     let mut settings = Vec::new();
-    for (key, value) in [("cores", &flags.cores), ("hugepages", &flags.hugepages)] {
+    let reactor =
+        [("cores", &flags.cores), ("hugepages", &flags.hugepages), ("lock_memory", &flags.lock_memory)];
+    for (key, value) in reactor {
         if let Some(text) = value {
             settings.push(Setting { key: key.into(), value: Value::Flag(text.clone()), line: 0 });
         }

@@ -30,6 +30,7 @@ use spinblk_reactor::Hugepages;
 
 use crate::Error;
 use crate::control::Endpoints;
+use crate::memory_lock::LockMemory;
 use crate::transport::BusDriver;
 pub use backend::{Backend, BackendKind, KeySource, Stack};
 pub(crate) use check::show_cores;
@@ -49,6 +50,8 @@ pub struct Config {
     pub cores: Vec<usize>,
     /// Where memory for disks and bounce regions comes from.
     pub hugepages: Hugepages,
+    /// Whether all memory is kept out of swap.
+    pub lock_memory: LockMemory,
     /// Where the running process is found; nowhere unless told.
     pub control: Endpoints,
     /// The disks; at least one, no name twice.

@@ -13,7 +13,7 @@ fn toml(text: &str) -> Result<Config, Error> {
 
 fn flags(cores: &str, disks: &[&str]) -> Result<Config, Error> {
     let disks = disks.iter().map(ToString::to_string).collect();
-    Config::from_flags(&Flags { cores: Some(cores.into()), hugepages: None, disks })
+    Config::from_flags(&Flags { cores: Some(cores.into()), disks, ..Flags::default() })
 }
 
 #[test]
@@ -25,7 +25,7 @@ fn the_example_is_a_configuration_with_every_key() {
     let ram = BackendKind::Malloc { size_bytes: 256 << 20, block_size: 4096 };
     assert_eq!(
         config.disks[0].backend,
-        Backend { name: "ram0".into(), place: "s.toml:11".into(), kind: ram }
+        Backend { name: "ram0".into(), place: "s.toml:13".into(), kind: ram }
     );
     let vduse = Via::Vduse { driver: BusDriver::VirtioVdpa, bounce_bytes: Some(64 << 20), packed: false };
     assert_eq!(config.disks[0].via, vduse);
@@ -46,6 +46,7 @@ fn flags_and_file_give_the_same() {
     let from_flags = Config::from_flags(&Flags {
         cores: Some("1-2".into()),
         hugepages: Some("try".into()),
+        lock_memory: Some("try".into()),
         disks: vec![
             "name=ram0,type=malloc,size=256MiB,block-size=4096,queues=2,queue-size=256,cores=1+2,serial=RAM-0001,\
              read-only=false,transport=vduse,driver=virtio-vdpa,bounce-size=64MiB,packed=false"

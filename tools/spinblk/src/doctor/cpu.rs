@@ -4,7 +4,7 @@ use spinblk_perf::Clock;
 
 use super::{Check, Host, Status};
 
-const CPU: &str = "/sys/devices/system/cpu";
+pub(super) const CPU: &str = "/sys/devices/system/cpu";
 
 pub(super) fn checks(host: &Host) -> Vec<Check> {
     vec![cores(host), isolation(host), siblings(host), governor(host), clock()]
@@ -100,7 +100,7 @@ fn or_none(list: &str) -> &str {
 }
 
 /// The kernel's list form, such as `0-3,7`. What is none (`(null)` in some kernels) is empty.
-fn parse_list(list: &str) -> Vec<usize> {
+pub(super) fn parse_list(list: &str) -> Vec<usize> {
     let mut cores = Vec::new();
     for part in list.split(',') {
         let (first, last) = part.split_once('-').unwrap_or((part, part));

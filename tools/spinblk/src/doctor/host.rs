@@ -8,6 +8,7 @@ use spinblk_reactor::Ring;
 #[derive(Clone, Copy)]
 pub(super) enum Capability {
     NetAdmin = 12,
+    IpcLock = 14,
     SysAdmin = 21,
     SysResource = 24,
 }
@@ -100,6 +101,15 @@ impl Host {
         let line = limits.lines().find_map(|line| line.strip_prefix("Max locked memory"))?;
         let mut fields = line.split_whitespace().map(|word| word.parse().ok());
         Some((fields.next()?, fields.next()?))
+    }
+
+    /// Whether this process may lock all its memory, however much it comes to be.
+    pub(crate) fn may_lock_all(&self) -> bool {
+        let unlimited = self.memlock_limits().is_some_and(|(soft, _)| soft.is_none());
+        // The capability counts only outside of user namespaces, where user 0 is user 0 and all others are there, too.
+        let users = self.read("/proc/self/uid_map").unwrap_or_default();
+        let outside = users.split_whitespace().eq(["0", "0", "4294967295"]);
+        unlimited || (outside && self.has(Capability::IpcLock))
     }
 
     /// Where the module `name` is; `signs` are paths that are there only with it (built-in ones often have no other).

@@ -1,4 +1,4 @@
-//! Checks of memory: hugepages and how much may be locked.
+//! Checks of memory: hugepages, how much may be locked, and whom the kernel kills when there is none left.
 
 use super::host::Capability;
 use super::{Check, Host, Status};
@@ -6,6 +6,8 @@ use crate::config::show_size;
 
 /// One bounce region of the kernel's usual size.
 const BOUNCE_BYTES: u64 = 64 << 20;
+/// The lowest /proc/PID/oom_score_adj.
+const NEVER_KILLED: &str = "-1000";
 
 pub(super) fn hugepages(host: &Host) -> Check {
     let why = "fewer TLB misses and faster pinning for disks in RAM and bounce regions";
@@ -46,4 +48,50 @@ pub(super) fn memlock(host: &Host) -> Check {
     let fix = "ulimit -l unlimited, or LimitMEMLOCK=infinity in the unit file, or in /etc/security/limits.conf: \
                `USER - memlock unlimited`";
     Check::bad(Status::Warning, name, show(soft), why, fix)
+}
+
+pub(super) fn locked(host: &Host) -> Check {
+    let (name, why) =
+        ("locked memory", "a daemon that is swapped out may wait for a disk that it serves itself");
+    if host.may_lock_all() {
+        return Check::ok(name, "all of it may be locked", why);
+    }
+    if host.has(Capability::SysResource) {
+        return Check::ok(name, "serve may raise the limit and lock all of it", why);
+    }
+    let fix =
+        "LimitMEMLOCK=infinity in the unit file, or ulimit -l unlimited, or the capability CAP_IPC_LOCK";
+    Check::bad(Status::Warning, name, "a limit stands against it", why, fix)
+}
+
+/// The score of a running daemon, or that which one started from here would have.
+pub(super) fn oom(host: &Host) -> Check {
+    let (name, why) =
+        ("OOM score", "when memory runs out, the daemon is not to be killed under its disks' users");
+    let pid = daemon(host);
+    let path = format!("/proc/{}/oom_score_adj", pid.as_deref().unwrap_or("self"));
+    let score = host.read(&path).unwrap_or_else(|| "not known".into());
+    let found = match &pid {
+        Some(pid) => format!("{score} for the running daemon, process {pid}"),
+        None => format!("{score} for a daemon started from here"),
+    };
+    if score == NEVER_KILLED {
+        return Check::ok(name, found, why);
+    }
+    let fix = format!(
+        "OOMScoreAdjust={NEVER_KILLED} in the unit file; for now: choom -n {NEVER_KILLED} -p {}",
+        pid.as_deref().unwrap_or("PID")
+    );
+    Check::bad(Status::Warning, name, found, why, fix)
+}
+
+/// The process of a `spinblk serve`, if one runs.
+fn daemon(host: &Host) -> Option<String> {
+    host.names_in("/proc").into_iter().find(|pid| {
+        pid.bytes().all(|b| b.is_ascii_digit())
+            && host.read(&format!("/proc/{pid}/comm")).as_deref() == Some("spinblk")
+            && host
+                .read(&format!("/proc/{pid}/cmdline"))
+                .is_some_and(|words| words.split('\0').any(|word| word == "serve"))
+    })
 }

@@ -1,7 +1,7 @@
 //! `spinblk doctor`: what this machine has and lacks for serving disks, and how to mend it.
 //!
 //! ```text
-//!   Host (files under / ) ──► checks: vduse, uring, memory, cpu ──► [Check] ──► text or JSON, exit status
+//!   Host (files under / ) ──► checks: vduse, uring, memory, cpu, interrupts ──► [Check] ──► text or JSON, exit status
 //!                                       └──► require_vduse ──► serve, before it starts anything
 //! ```
 //!
@@ -9,6 +9,7 @@
 
 mod cpu;
 mod host;
+mod interrupts;
 mod memory;
 mod uring;
 mod vduse;
@@ -70,8 +71,9 @@ pub fn examine(host: &Host) -> Vec<Check> {
     let mut checks = vec![vduse::kernel(host)];
     checks.extend(vduse::modules(host));
     checks.extend([vduse::control_node(host), vduse::net_admin(host), uring::io_uring(host)]);
-    checks.extend([memory::hugepages(host), memory::memlock(host)]);
+    checks.extend([memory::hugepages(host), memory::memlock(host), memory::locked(host), memory::oom(host)]);
     checks.extend(cpu::checks(host));
+    checks.extend(interrupts::checks(host));
     checks
 }
 

@@ -34,6 +34,11 @@ fn healthy() -> TempDir {
     put(root, "sys/devices/system/cpu/isolated", "2-3\n");
     put(root, "sys/devices/system/cpu/nohz_full", "2-3\n");
     put(root, "sys/devices/system/cpu/smt/active", "0\n");
+    put(root, "sys/devices/virtual/workqueue/cpumask", "3\n");
+    put(root, "proc/irq/24/smp_affinity_list", "0-3\n");
+    put(root, "proc/irq/24/effective_affinity_list", "1\n");
+    put(root, "proc/irq/default_smp_affinity", "f\n");
+    put(root, "proc/self/oom_score_adj", "-1000\n");
     put(root, "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor", "performance\n");
     dir
 }
@@ -138,6 +143,53 @@ fn rights_and_limits() {
     let (status, fix) = verdict(&host, "CAP_NET_ADMIN");
     assert!(status == Status::Missing && fix.contains("setcap"), "{fix}");
     assert_eq!(verdict(&host, "cores").0, Status::Warning);
+}
+
+#[test]
+fn memory_is_locked_where_limit_or_capability_allow_it() {
+    let dir = healthy();
+    let limits = LIMITS.replace("unlimited            unlimited", "8388608              8388608");
+    put(dir.path(), "proc/self/limits", &limits);
+    let status = |capabilities: &str| format!("CapEff:\t{capabilities}\nCpus_allowed_list:\t0-3\n");
+    put(dir.path(), "proc/self/status", &status("0000000000004000"));
+    put(dir.path(), "proc/self/uid_map", "         0          0 4294967295\n");
+    assert_eq!(verdict(&host(&dir), "locked memory").0, Status::Ok);
+    // The same capability inside of a user namespace is none.
+    put(dir.path(), "proc/self/uid_map", "         0       1000          1\n");
+    let (status_there, fix) = verdict(&host(&dir), "locked memory");
+    assert!(status_there == Status::Warning && fix.contains("LimitMEMLOCK=infinity"), "{fix}");
+    put(dir.path(), "proc/self/status", &status("0000000001000000"));
+    assert_eq!(check(&host(&dir), "locked memory").found, "serve may raise the limit and lock all of it");
+}
+
+#[test]
+fn the_running_daemon_is_the_one_whose_score_counts() {
+    let dir = healthy();
+    put(dir.path(), "proc/77/comm", "spinblk\n");
+    put(dir.path(), "proc/77/cmdline", "/usr/bin/spinblk\0ctl\0disks\0");
+    put(dir.path(), "proc/77/oom_score_adj", "0\n");
+    assert_eq!(check(&host(&dir), "OOM score").found, "-1000 for a daemon started from here");
+    put(dir.path(), "proc/77/cmdline", "/usr/bin/spinblk\0serve\0--config\0x\0");
+    let score = check(&host(&dir), "OOM score");
+    assert_eq!(
+        (score.status, score.found.as_str()),
+        (Status::Warning, "0 for the running daemon, process 77")
+    );
+    assert!(score.fix.unwrap().ends_with("choom -n -1000 -p 77"));
+}
+
+#[test]
+fn isolated_cores_are_free_of_interrupts_and_work() {
+    let dir = healthy();
+    assert_eq!(check(&host(&dir), "interrupts").found, "none goes to an isolated core");
+    put(dir.path(), "proc/irq/24/effective_affinity_list", "\n");
+    put(dir.path(), "proc/irq/9/effective_affinity_list", "2\n");
+    put(dir.path(), "sys/devices/virtual/workqueue/cpumask", "f\n");
+    assert_eq!(check(&host(&dir), "interrupts").found, "2 may go to isolated cores: 9, 24");
+    assert_eq!(check(&host(&dir), "kernel workqueues").found, "the mask f has 2 isolated core(s)");
+    put(dir.path(), "sys/devices/system/cpu/isolated", "\n");
+    assert_eq!(verdict(&host(&dir), "interrupts").0, Status::Ok);
+    assert_eq!(verdict(&host(&dir), "kernel workqueues").0, Status::Ok);
 }
 
 #[test]
