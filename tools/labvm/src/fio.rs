@@ -1,6 +1,7 @@
 //! fio: building a job, running it bounded, reading its JSON.
 
 use crate::command::{Cmd, Job, tail};
+use crate::container::Container;
 use crate::fail::{Fail, ensure};
 use crate::lab::Lab;
 use serde::Deserialize;
@@ -61,17 +62,41 @@ impl FioJob {
             .set("group_reporting", 1)
     }
 
+    /// Its processes are dealt over CPUs 0 and 1, and so over two queues.
+    pub(crate) fn on_both_cpus(self) -> FioJob {
+        self.set("cpus_allowed", "0-1").set("cpus_allowed_policy", "split")
+    }
+
+    fn words(&self, format: &str) -> Vec<String> {
+        let mut words = vec!["fio".to_owned(), "--eta=never".to_owned()];
+        words.extend(self.options.iter().cloned());
+        words.push(format!("--output-format={format}"));
+        words
+    }
+
     fn command(&self, format: &str) -> Cmd {
-        Cmd::new("fio")
-            .arg("--eta=never")
-            .args(self.options.iter().cloned())
-            .arg(format!("--output-format={format}"))
-            .limit_s(self.limit_s)
+        let words = self.words(format);
+        Cmd::new(&words[0]).args(words[1..].iter().cloned()).limit_s(self.limit_s)
+    }
+
+    fn command_in(&self, container: &Container, format: &str) -> Result<Cmd, Fail> {
+        // Without privileges it may not drop the device's page cache, which it does not use.
+        let words = self.clone().set("invalidate", 0).words(format);
+        Ok(container.command(&words, &[])?.limit_s(self.limit_s))
     }
 
     /// Runs it to the end; fails unless fio found no error at all.
     pub(crate) fn run(&self, lab: &Lab) -> Result<FioResult, Fail> {
-        let text = self.command("json").run()?;
+        self.result(lab, self.command("json"))
+    }
+
+    /// The same in a container.
+    pub(crate) fn run_in(&self, lab: &Lab, container: &Container) -> Result<FioResult, Fail> {
+        self.result(lab, self.command_in(container, "json")?)
+    }
+
+    fn result(&self, lab: &Lab, command: Cmd) -> Result<FioResult, Fail> {
+        let text = command.run()?;
         lab.save(&format!("fio-{}.json", self.name), &text)?;
         let result = self.parse(&text)?;
         ensure!(result.error == 0, "fio job {} reports error {}", self.name, result.error);
@@ -81,6 +106,12 @@ impl FioJob {
     /// Runs it and prints what fio itself prints to people.
     pub(crate) fn run_aloud(&self) -> Result<(), Fail> {
         println!("{}", self.command("normal").run()?);
+        Ok(())
+    }
+
+    /// The same in a container.
+    pub(crate) fn run_aloud_in(&self, container: &Container) -> Result<(), Fail> {
+        println!("{}", self.command_in(container, "normal")?.run()?);
         Ok(())
     }
 

@@ -21,6 +21,7 @@ pub mod init;
 
 mod block;
 mod command;
+mod container;
 mod fail;
 mod fio;
 mod host;

@@ -3,7 +3,7 @@
 use crate::command::{Cmd, Job, tail};
 use crate::fail::{Fail, ensure};
 use crate::lab::Lab;
-use crate::state::{leftovers, mappings, open_fds};
+use crate::state::{leftovers, mappings, open_fds, text_of};
 use crate::vdpa;
 use crate::wait::wait_for;
 use nix::sys::signal::Signal;
@@ -56,9 +56,9 @@ impl Disk {
     }
 }
 
-/// The command line that serves disks.
-fn serve_command(cores: &str, disks: &[Disk]) -> Cmd {
-    let command = Cmd::new("spinblk").args(["serve", "--cores", cores]);
+/// The command line that serves disks, behind another one that runs it.
+fn serve_command(runner: Cmd, cores: &str, disks: &[Disk]) -> Cmd {
+    let command = runner.args(["spinblk", "serve", "--cores", cores]);
     disks.iter().fold(command, |command, disk| command.arg("--disk").arg(disk.argument()))
 }
 
@@ -71,7 +71,12 @@ pub(crate) struct Daemon {
 impl Daemon {
     /// Starts it with disks on the command line.
     pub(crate) fn start(lab: &Lab, cores: &str, disks: &[Disk]) -> Result<Daemon, Fail> {
-        Daemon::start_with(lab, serve_command(cores, disks))
+        Daemon::start_under(lab, Cmd::new("env"), cores, disks)
+    }
+
+    /// Starts it likewise, by a command line that runs another one.
+    pub(crate) fn start_under(lab: &Lab, runner: Cmd, cores: &str, disks: &[Disk]) -> Result<Daemon, Fail> {
+        Daemon::start_with(lab, serve_command(runner, cores, disks))
     }
 
     /// Starts a command line of `spinblk serve` and waits until it says that it is ready.
@@ -113,6 +118,13 @@ impl Daemon {
     /// How many descriptors and mappings it holds.
     pub(crate) fn holdings(&self) -> (usize, usize) {
         (open_fds(self.pid()), mappings(self.pid()))
+    }
+
+    /// How much of its memory the kernel says is locked, such as `4812 kB`.
+    pub(crate) fn locked_memory(&self) -> String {
+        let status = text_of(format!("/proc/{}/status", self.pid()));
+        let line = status.lines().find_map(|line| line.strip_prefix("VmLck:"));
+        line.unwrap_or_default().trim().to_owned()
     }
 
     /// What it has printed so far.

@@ -8,8 +8,9 @@ use crate::error::{Error, Result};
 use crate::initramfs::{self, Extras};
 use crate::kernel::{self, Kernel};
 use crate::outcome::reports;
-use crate::packages::{LAB, Packages};
+use crate::packages::{CONTAINER, LAB, Packages};
 use crate::process::{command, output};
+use crate::programs::find;
 use crate::progress::step;
 use crate::rig::Rig;
 use crate::unpacked;
@@ -128,6 +129,10 @@ impl Lab {
         let wanted = |program| batch.iter().any(|scenario| scenario.programs.contains(&program));
         if wanted(CONFORMANCE) {
             programs.push(build::conformance(&self.workspace)?);
+        }
+        if wanted("crun") {
+            Packages::new(&self.workspace)?.ensure(CONTAINER)?;
+            programs.push(find("crun")?);
         }
         if wanted("mdadm") {
             programs.push(unpacked::program(&self.workspace, "mdadm", "mdadm")?);

@@ -51,7 +51,14 @@ enum Task {
     #[command(subcommand)]
     Bench(bench::BenchTask),
     /// Export a disk over VDUSE in the lab, and run fio on it
-    Demo,
+    Demo {
+        /// Run fio inside of a container, with the disk passed in
+        #[arg(long, conflicts_with = "vm")]
+        container: bool,
+        /// Run fio inside of a virtual machine, over vhost-user, with spinblk on this host
+        #[arg(long)]
+        vm: bool,
+    },
     /// Check everything: formatting, lints, licences, tests, models, fuzzing, scenarios
     Test,
 }
@@ -95,7 +102,16 @@ fn main() -> ExitCode {
             demo::bench(repeats, runtime_s).map(|one| exit_code(&[one]))
         }
         Task::Bench(task) => bench::bench(&task).map(|()| ExitCode::SUCCESS),
-        Task::Demo => demo::demo().map(|one| exit_code(&[one])),
+        Task::Demo { container, vm } => {
+            let place = if container {
+                demo::Place::Container
+            } else if vm {
+                demo::Place::VirtualMachine
+            } else {
+                demo::Place::Host
+            };
+            demo::demo(place).map(|one| exit_code(&[one]))
+        }
         Task::Test => {
             test::test().map(|tally| if tally.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }

@@ -33,6 +33,8 @@ pub(crate) const LAB: &[Need] = &[
     ("fdisk", 0),
     ("strace", 0),
 ];
+/// What scenarios with containers need besides.
+pub(crate) const CONTAINER: &[Need] = &[("crun", 0)];
 /// What the tests on the host need besides.
 pub(crate) const TEST: &[Need] = &[("g++", 0), ("strace", 0), ("valgrind", 0), ("python3-venv", 0)];
 

@@ -17,9 +17,14 @@ pub(super) fn run(lab: &mut Lab) -> Result<(), Fail> {
     let before = daemon.text();
     let log = daemon.stop_and_read()?;
     println!("spinblk, at its end:\n{}", log.strip_prefix(&before).unwrap_or(&log));
+    say_where(lab, "spinblk's reactor on CPU 1")
+}
+
+/// What the figures hold for.
+pub(super) fn say_where(lab: &Lab, setup: &str) -> Result<(), Fail> {
     let accel = lab.setting("accel", "an unknown accelerator".to_owned())?;
     let cpus = std::thread::available_parallelism().map_or(0, usize::from);
     let kernel = text_of("/proc/sys/kernel/osrelease");
-    println!("Measured on Linux {kernel} under {accel}, {cpus} CPUs, spinblk's reactor on CPU 1.");
+    println!("Measured on Linux {kernel} under {accel}, {cpus} CPUs, {setup}.");
     Ok(())
 }

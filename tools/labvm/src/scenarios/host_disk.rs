@@ -11,6 +11,7 @@ use crate::host::Host;
 use crate::kmsg::{Kmsg, complaint};
 use crate::lab::Lab;
 use crate::protocol::{Backing, HOST_DISK_SERIAL, HostDisk, Wish};
+use crate::scenarios::demo::say_where;
 use crate::wait::{wait_for, wait_some};
 use nix::sys::reboot::{RebootMode, reboot};
 use std::path::{Path, PathBuf};
@@ -72,6 +73,18 @@ pub(super) fn stack(lab: &mut Lab) -> Result<(), Fail> {
     let device = appeared(lab, STACK)?;
     everything_is_there(lab, &device)?;
     write_and_check(lab, "again", &device)
+}
+
+/// fio on the disk, for show; what spinblk says stands in its log on the host.
+pub(super) fn demo(lab: &mut Lab) -> Result<(), Fail> {
+    let seconds = lab.setting("seconds", 5)?;
+    let device = appeared(lab, SPLIT)?;
+    for rw in ["randread", "randwrite"] {
+        lab.say(&format!("fio in the guest: {rw} 4k, 2 jobs, 16 deep each, {seconds} s"));
+        let job = FioJob::new(rw, &device, rw, "4k").depth(16).seconds(seconds);
+        job.on_both_cpus().set("numjobs", 2).set("group_reporting", 1).run_aloud()?;
+    }
+    say_where(lab, "spinblk on the host")
 }
 
 fn first_life(lab: &Lab, device: &Path, mut log: Kmsg) -> Result<(), Fail> {
@@ -160,7 +173,7 @@ fn find() -> Option<PathBuf> {
 fn write_and_check(lab: &Lab, name: &str, device: &Path) -> Result<(), Fail> {
     let job = |name: String, rw, depth| {
         let job = FioJob::new(&name, device, rw, "4k-256k").depth(depth).set("offset", format!("{FIO_MIB}M"));
-        job.jobs(2, 40).set("cpus_allowed", "0-1").set("cpus_allowed_policy", "split")
+        job.jobs(2, 40).on_both_cpus()
     };
     let mixed = job(format!("{name}-mixed"), "randrw", 16).seconds(3).run(lab)?;
     let result = job(format!("{name}-verify"), "randwrite", 32).verify().run(lab)?;

@@ -3,6 +3,7 @@
 mod bench;
 mod command_line;
 mod conformance;
+mod container;
 mod content;
 mod dataplane;
 mod demo;
@@ -14,6 +15,7 @@ mod power_cut;
 mod smoke;
 mod stack;
 mod takeover;
+mod unit;
 mod verify;
 mod vm_client;
 
@@ -185,6 +187,10 @@ pub const TABLE: &[Scenario] = &[
     Scenario::new("conformance-polled", "the same on a device with a poll queue", conformance::polled)
         .programs(&["spinblk", CONFORMANCE])
         .bound_s(300),
+    Scenario::new("container", "a disk inside of a container: written, verified, ext4", container::run)
+        .programs(&["spinblk", "crun"])
+        .bound_s(300),
+    Scenario::new("unit-rights", "a disk served with the capabilities of the unit file alone", unit::run),
     Scenario::new("two-reactors", "two queues of one disk on two cores", verify::two_reactors)
         .vcpus(4)
         .bound_s(300),
@@ -209,6 +215,12 @@ pub const TABLE: &[Scenario] = &[
     Scenario::new("power-cut", "what was flushed is there after the machine was killed", power_cut::run)
         .drives(power_cut::DRIVES, 2),
     Scenario::new("demo", "a disk under fio, with all that both say", demo::run).by_hand(),
+    Scenario::new("demo-container", "the same with fio in a container", container::demo)
+        .programs(&["spinblk", "crun"])
+        .by_hand(),
+    Scenario::new("demo-vm", "the same in a virtual machine, over vhost-user", host_disk::demo)
+        .disk(host_disk::SPLIT, 1)
+        .by_hand(),
     Scenario::new("bench", "side by side with qemu-storage-daemon, ublk and null_blk", bench::run)
         .programs(&["spinblk", "rublk"])
         .bound_s(1800)
