@@ -112,6 +112,9 @@ pub enum Wish {
     Plug,
     /// Ends the daemon behind the host's disk, which is out of its slot, and starts another one.
     Restart,
+    /// Kills the daemon behind the host's disk, whatever it is doing, and starts another one, which the machine finds by
+    /// itself.
+    Kill,
     /// Kills the machine at once, whatever it is doing, and boots it again with the same drives. There is no answer.
     CutPower,
 }

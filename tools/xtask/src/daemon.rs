@@ -17,8 +17,9 @@ use std::time::{Duration, Instant};
 const START_LIMIT: Duration = Duration::from_secs(90);
 const STOP_LIMIT_S: u64 = 40;
 const STEP: Duration = Duration::from_millis(50);
-/// What it says when all cores that it may have are taken.
-const CORE_TAKEN: &str = "is already polled by";
+/// What it says when another program has the core; and when a killed one still has the files, whose rings the kernel puts
+/// away some time after the process.
+const TAKEN: [&str; 2] = ["is already polled by", "is in use by another disk or process"];
 const CONNECTED: &str = "a client has connected";
 const LEFT: &str = "the client has left";
 const COMPLAINTS: [&str; 2] = [" WARN ", " ERROR "];
@@ -50,7 +51,7 @@ impl Daemon {
                 return Ok(daemon);
             }
             let text = daemon.text();
-            if !text.contains(CORE_TAKEN) || Instant::now() >= deadline {
+            if !TAKEN.iter().any(|words| text.contains(words)) || Instant::now() >= deadline {
                 return Err(Error::Lab(format!("spinblk cannot serve on the host:\n{text}")));
             }
             std::thread::sleep(STEP);
@@ -71,6 +72,11 @@ impl Daemon {
             return Ok(());
         }
         Err(Error::Lab(format!("spinblk ended with its client:\n{}", self.text())))
+    }
+
+    /// Kills it, and waits until the kernel has put it away.
+    pub(crate) fn kill(mut self) {
+        self.running.kill();
     }
 
     /// Ends it, asks for a clean end after this many clients, and says in a line what it did.

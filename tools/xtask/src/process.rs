@@ -151,6 +151,12 @@ impl Running {
         self.wait(limit_s)
     }
 
+    /// Ends it without asking.
+    pub(crate) fn kill(&mut self) {
+        self.signal(Signal::SIGKILL);
+        let _ = self.child.wait();
+    }
+
     /// Asks it to end, then makes it.
     pub(crate) fn stop(&mut self) {
         self.signal(Signal::SIGTERM);

@@ -200,6 +200,7 @@ impl Rig {
             (Wish::Unplug, Built::Slot(slot)) => slot.unplug(connected(&mut self.monitor)?),
             (Wish::Plug, Built::Slot(slot)) => slot.plug(connected(&mut self.monitor)?),
             (Wish::Restart, Built::Slot(slot)) => slot.restart(),
+            (Wish::Kill, Built::Slot(slot)) => slot.kill(),
             (Wish::CutPower, Built::Images(_)) => self.cut_power(),
             (wish, _) => Err(Error::Lab(format!("this machine's hardware knows no {wish:?}"))),
         }

@@ -38,6 +38,9 @@ const MARK: u8 = 0x2e;
 
 /// Bit of VIRTIO_F_RING_PACKED.
 const RING_PACKED: usize = 34;
+/// How often spinblk is killed under load, and the time before each.
+const KILLS: u32 = 4;
+const KILL_AFTER: Duration = Duration::from_millis(700);
 const APPEAR_LIMIT_S: u64 = 30;
 const VANISH_LIMIT_S: u64 = 30;
 
@@ -73,6 +76,28 @@ pub(super) fn stack(lab: &mut Lab) -> Result<(), Fail> {
     let device = appeared(lab, STACK)?;
     everything_is_there(lab, &device)?;
     write_and_check(lab, "again", &device)
+}
+
+/// spinblk is killed under load, again and again; fio sees neither an error nor a wrong byte.
+pub(super) fn killed(lab: &mut Lab) -> Result<(), Fail> {
+    let device = appeared(lab, STACK)?;
+    let job = FioJob::new("killed", &device, "randwrite", "4k-64k").depth(16);
+    let mut fio = job.jobs(2, 120).on_both_cpus().verify().start()?;
+    let mut host = Host::open()?;
+    let mut kills = 0;
+    sleep(KILL_AFTER);
+    while kills < KILLS && !fio.has_ended() {
+        host.ask(Wish::Kill)?;
+        kills += 1;
+        lab.say("spinblk was killed, another one serves");
+        sleep(KILL_AFTER);
+    }
+    ensure!(kills > 0, "fio had ended before spinblk was killed");
+    let result = fio.finish()?;
+    let (written, read) = (result.write.io_bytes, result.read.io_bytes);
+    ensure!(result.error == 0 && read >= written, "fio: error {}, {written} and {read} bytes", result.error);
+    lab.say(&format!("{} writes agree with what is read", result.write.total_ios));
+    Ok(())
 }
 
 /// fio on the disk, for show; what spinblk says stands in its log on the host.

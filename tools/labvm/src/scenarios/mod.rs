@@ -212,6 +212,12 @@ pub const TABLE: &[Scenario] = &[
         host_disk::stack,
     )
     .disk(host_disk::STACK, 1),
+    Scenario::new(
+        "vhost-user-kill",
+        "spinblk is killed under a guest's load: no error, no wrong byte",
+        host_disk::killed,
+    )
+    .disk(host_disk::STACK, 1),
     Scenario::new("power-cut", "what was flushed is there after the machine was killed", power_cut::run)
         .drives(power_cut::DRIVES, 2),
     Scenario::new("demo", "a disk under fio, with all that both say", demo::run).by_hand(),

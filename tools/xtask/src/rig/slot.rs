@@ -57,7 +57,7 @@ impl Slot {
             "-device",
             "pcie-root-port,id=disk-slot,chassis=1",
             "-chardev",
-            &format!("socket,id={},path={}", self.connection(), self.socket.display()),
+            &format!("socket,id={},path={},reconnect-ms=200", self.connection(), self.socket.display()),
             "-device",
             &self.device().to_string(),
         ];
@@ -97,6 +97,16 @@ impl Slot {
     pub(super) fn restart(&mut self) -> Result<()> {
         self.end_daemon()?;
         self.connections = 0;
+        self.start_daemon()
+    }
+
+    /// Kills spinblk and starts another one for the same disk; QEMU connects to it by itself.
+    pub(super) fn kill(&mut self) -> Result<()> {
+        if let Some(daemon) = self.daemon.take() {
+            daemon.kill();
+            self.done.push("killed".to_owned());
+        }
+        self.connections = 1;
         self.start_daemon()
     }
 
@@ -150,4 +160,39 @@ fn wait_until(deadline: Instant, complaint: &str) -> Result<()> {
     }
     std::thread::sleep(STEP);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use labvm::protocol::Backing;
+
+    const GUIDE: &str = include_str!("../../../../docs/GUIDE_VMS.md");
+
+    /// What people are told to type is what the lab boots with, names and sizes aside.
+    #[test]
+    fn the_guide_names_the_options_that_machines_here_are_started_with() {
+        let disk = HostDisk { size_mib: 1, queues: 2, packed: false, backing: Backing::Malloc };
+        let folder = tempfile::tempdir().unwrap();
+        let slot = Slot {
+            disk,
+            program: PathBuf::new(),
+            socket: PathBuf::from("/run/spinblk/vm0.sock"),
+            folder: PathBuf::new(),
+            files: BackingFiles::create(disk, folder.path()).unwrap(),
+            daemon: None,
+            connections: 1,
+            done: Vec::new(),
+        };
+        let arguments = slot.arguments(4096);
+        for argument in arguments.iter().filter(|argument| !argument.starts_with('{')) {
+            let argument = argument.replace(&slot.connection(), "disk").replace("=200", "=1000");
+            assert!(GUIDE.contains(&argument), "{argument}");
+        }
+        let device = slot.device();
+        assert!(GUIDE.contains(&format!("-device {},chardev=disk", device["driver"].as_str().unwrap())));
+        for key in device.as_object().unwrap().keys().filter(|key| *key != "driver") {
+            assert!(GUIDE.contains(&format!("{key}=")), "{key}");
+        }
+    }
 }
