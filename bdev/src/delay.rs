@@ -56,6 +56,11 @@ impl Bdev for Delay {
         "delay"
     }
 
+    /// Its size is its child's own.
+    fn resize(&self, size_bytes: Option<u64>) -> Result<u64, Error> {
+        self.children[0].resize(size_bytes)
+    }
+
     fn children(&self) -> &[Arc<dyn Bdev>] {
         &self.children
     }

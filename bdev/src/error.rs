@@ -121,6 +121,14 @@ pub enum Error {
         /// What is allowed.
         why: &'static str,
     },
+    /// A device that cannot have the size asked for, or any other.
+    #[error("bdev {name}: cannot be resized: {why}")]
+    Resize {
+        /// The device.
+        name: String,
+        /// What stands in the way, and what to do.
+        why: String,
+    },
     /// A key that cannot be used. Never says anything of its contents.
     #[error("bdev {name}: key {}: {why}", source_name)]
     Key {

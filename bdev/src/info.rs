@@ -1,6 +1,6 @@
 //! What a block device says of itself, and the check of an I/O against it.
 
-use crate::{Error, Io, IoError, Op, segments_len_bytes};
+use crate::{Error, Io, IoError, Op, Size, segments_len_bytes};
 
 /// Operations beyond read and write that a device really supports.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -13,7 +13,8 @@ pub struct Capabilities {
     pub write_zeroes: bool,
 }
 
-/// A device's description; fixed for its life.
+/// A device's description; all but its size is fixed for its life. A clone goes on describing the same device: it has its
+/// size, also when that grows.
 #[derive(Clone, Debug)]
 pub struct Info {
     /// Its name in configuration and messages.
@@ -22,8 +23,8 @@ pub struct Info {
     pub block_size: u32,
     /// Block size below which a write costs a read-modify-write; a multiple of `block_size`.
     pub physical_block_size: u32,
-    /// Size in logical blocks.
-    pub blocks: u64,
+    /// Its size, in whole logical blocks.
+    pub size: Size,
     /// Refuses everything but reads and flushes.
     pub read_only: bool,
     /// What else it can do.
@@ -47,16 +48,23 @@ impl Info {
             name: name.into(),
             block_size,
             physical_block_size: block_size,
-            blocks,
+            size: Size::new(blocks * u64::from(block_size)),
             read_only: false,
             caps: Capabilities::default(),
         })
     }
 
-    /// Size in bytes.
+    /// Size in bytes, at this moment.
+    #[inline]
     #[must_use]
     pub fn size_bytes(&self) -> u64 {
-        self.blocks * u64::from(self.block_size)
+        self.size.bytes()
+    }
+
+    /// Size in logical blocks, at this moment.
+    #[must_use]
+    pub fn blocks(&self) -> u64 {
+        self.size_bytes() / u64::from(self.block_size)
     }
 
     /// Checks an I/O: range, alignment, permission, capability, and that the segments of a read or write add up to
@@ -123,7 +131,7 @@ mod tests {
     #[test]
     fn checks_range_alignment_permission_and_capability() {
         let mut info = Info::new("t", 10 * 512 + 100, 512).unwrap();
-        assert_eq!(info.blocks, 10);
+        assert_eq!(info.blocks(), 10);
         assert_eq!(info.check(&io(Op::Read, 0, 5120)), Ok(()));
         assert_eq!(info.check(&io(Op::Read, 512, 5120)), Err(IoError::OutOfRange));
         assert_eq!(info.check(&io(Op::Read, u64::MAX - 511, 1024)), Err(IoError::OutOfRange));

@@ -37,17 +37,21 @@
 //! **Discard and write-zeroes.** Discarded blocks read as anything until written again, blocks after a write-zeroes as
 //! zeroes. Both may be of any length, and flushes cover them as they do writes.
 //!
+//! **Size.** It can grow while channels are open ([`Bdev::resize`]) and never gets smaller. Once `resize` has returned, every
+//! channel takes I/O in the new part, whatever the target holds there; before, it answers [`IoError::OutOfRange`]. What
+//! lies in the old part stays as it is. A flush covers the new size too.
+//!
 //! # Backends
 //!
-//! | module   | what                                          | flush      | discard    | write-zeroes |
-//! |----------|-----------------------------------------------|------------|------------|--------------|
-//! | `null`   | no data at all                                | yes        | yes        | yes          |
-//! | `malloc` | RAM in hugepages, gone at exit                | yes        | yes        | yes          |
-//! | `aio`    | file or block device through io_uring         | yes        | probed     | probed       |
-//! | `raid0`  | stripes over children, as Linux md lays them  | children's | children's | children's   |
-//! | `crypto` | AES-256-XTS, as dm-crypt lays it              | child's    | if allowed | no           |
-//! | `delay`  | holds I/Os back, for tests                    | child's    | child's    | child's      |
-//! | `error`  | fails I/Os on purpose, for tests              | child's    | child's    | child's      |
+//! | module   | what                                          | flush      | discard    | write-zeroes | grows      |
+//! |----------|-----------------------------------------------|------------|------------|--------------|------------|
+//! | `null`   | no data at all                                | yes        | yes        | yes          | yes        |
+//! | `malloc` | RAM in hugepages, gone at exit                | yes        | yes        | yes          | no         |
+//! | `aio`    | file or block device through io_uring         | yes        | probed     | probed       | as it does |
+//! | `raid0`  | stripes over children, as Linux md lays them  | children's | children's | children's   | no         |
+//! | `crypto` | AES-256-XTS, as dm-crypt lays it              | child's    | if allowed | no           | as child   |
+//! | `delay`  | holds I/Os back, for tests                    | child's    | child's    | child's      | as child   |
+//! | `error`  | fails I/Os on purpose, for tests              | child's    | child's    | child's      | as child   |
 //!
 //! A new backend is one new file here. It imports the reactor's ring and nothing from above; one that stands on
 //! others owns their channels and knows them by these two traits only. docs/WRITE_A_BDEV.md is a walk through one.
@@ -66,6 +70,7 @@ mod malloc;
 mod null;
 mod pool;
 mod raid0;
+mod resize;
 mod rule;
 
 pub use aio::{Aio, AioOptions, Direct, Poll};
@@ -80,6 +85,7 @@ pub use io::{Completion, Io, IoResult, MAX_SEGMENTS, Op, Segment, segments_len_b
 pub use malloc::Malloc;
 pub use null::{Null, NullReads};
 pub use raid0::Raid0;
+pub use resize::Size;
 pub use rule::{Ops, Rule};
 
 use std::sync::Arc;
@@ -88,7 +94,7 @@ use spinblk_reactor::Ring;
 
 /// A block device: what it is, and the door to it.
 pub trait Bdev: Send + Sync {
-    /// What it is and can do; fixed for its life.
+    /// What it is and can do; all but its size is fixed for its life.
     fn info(&self) -> &Info;
 
     /// Its type's name, as configuration spells it.
@@ -97,6 +103,16 @@ pub trait Bdev: Send + Sync {
     /// What it stands on, in order.
     fn children(&self) -> &[Arc<dyn Bdev>] {
         &[]
+    }
+
+    /// Makes it larger while it is used: `None` takes over what it stands on has grown to, `Some` grows that first to so
+    /// many bytes. Gives the size that it has then; its open channels have it too. Not for reactors: it may wait.
+    ///
+    /// # Errors
+    /// [`Error::Resize`] when it cannot, or would get smaller; [`Error::File`]. The size stays what it was.
+    fn resize(&self, size_bytes: Option<u64>) -> Result<u64, Error> {
+        let _ = size_bytes;
+        Err(self.info().cannot_resize(format!("a {} disk keeps the size that it was made with", self.kind())))
     }
 
     /// Opens one core's channel for at most `depth` I/Os at a time. Runs on the core's thread; may allocate.

@@ -84,7 +84,8 @@ struct MallocChannel {
 impl MallocChannel {
     /// Copies between the disk and the segments of a *checked* read or write.
     fn copy(&self, io: &Io) {
-        // SAFETY: `check` found offset + len within the device, whose blocks all lie in `memory`.
+        // SAFETY: `check` found offset + len within the device, whose blocks all lie in `memory`: its size never changes,
+        // as only this module could make it grow.
         let mut disk = unsafe { self.memory.as_ptr().add(io.offset_bytes() as usize) };
         for segment in io.segments() {
             let (guest, count) = (segment.as_ptr(), segment.len_bytes());

@@ -50,6 +50,13 @@ impl Bdev for Null {
         "null"
     }
 
+    /// Takes any size; there is nothing to look at anew.
+    fn resize(&self, size_bytes: Option<u64>) -> Result<u64, Error> {
+        let size_bytes = size_bytes.unwrap_or(self.info.size_bytes());
+        self.info.check_wanted_size(size_bytes)?;
+        self.info.grow_with(size_bytes)
+    }
+
     fn open(&self, _ring: &mut Ring, _depth: usize) -> Result<Box<dyn Channel>, Error> {
         Ok(Box::new(NullChannel { info: self.info.clone(), reads: self.reads }))
     }

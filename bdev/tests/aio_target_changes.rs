@@ -1,15 +1,15 @@
 //! What happens to a disk when its file or device changes: grows, vanishes, fills up, may not grow, or fails.
-//! (That it shrinks is in `aio.rs`.)
+//! (That it shrinks is in `aio.rs`, and that a disk grows with it in `resize.rs`.)
 #![allow(clippy::unwrap_used)]
 
 mod common;
 
 use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
-use common::{Bench, Request, disk_dir, file_in, pattern};
+use common::{Bench, Loop, Request, disk_dir, file_in, pattern};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{SigHandler, Signal, signal};
@@ -149,42 +149,15 @@ fn beyond_the_largest_file_size_writes_fail() {
     }
 }
 
-/// A loop device on a file.
-struct Loop(PathBuf);
-
-impl Loop {
-    fn attach(file: &Path) -> Result<Self, String> {
-        let run = Command::new("losetup").args(["--find", "--show"]).arg(file).output();
-        let output = run.map_err(|e| format!("losetup: {e}"))?;
-        if !output.status.success() {
-            return Err(String::from_utf8_lossy(&output.stderr).trim().to_owned());
-        }
-        Ok(Self(String::from_utf8_lossy(&output.stdout).trim().into()))
-    }
-}
-
-impl Drop for Loop {
-    fn drop(&mut self) {
-        // Best effort: what still has it open keeps it until then.
-        let _ = Command::new("losetup").arg("--detach").arg(&self.0).status();
-    }
-}
-
 #[test]
 fn a_device_that_fails_fails_those_that_touch_the_spot() {
     let file = file_in(&disk_dir(), MIB);
-    let device = match Loop::attach(file.path()) {
-        Ok(device) => device,
-        Err(reason) => {
-            eprintln!("skipped: no loop device ({reason})");
-            return;
-        }
-    };
+    let Some(device) = Loop::attach(file.path()) else { return };
     let sized = AioOptions { create_bytes: Some(MIB), ..AioOptions::default() };
-    let text = Aio::open("d0", &device.0, sized).unwrap_err().to_string();
+    let text = Aio::open("d0", device.path(), sized).unwrap_err().to_string();
     assert!(text.contains("it is a block device; leave create_size out"), "{text}");
 
-    let bdev = Aio::open("d0", &device.0, AioOptions::default()).unwrap();
+    let bdev = Aio::open("d0", device.path(), AioOptions::default()).unwrap();
     let mut bench = Bench::new(&bdev, 1);
     bench.write(0, &pattern(1, CHUNK)).unwrap();
     bench.write(MIB / 2, &pattern(2, CHUNK)).unwrap();

@@ -355,7 +355,7 @@ fn it_is_as_large_as_whole_sectors_and_as_read_only_as_its_child() {
     let bdev = crypto(4096, Arc::new(child));
     let info = bdev.info();
     assert_eq!((info.name.as_str(), bdev.kind(), bdev.children().len()), ("c0", "crypto", 1));
-    assert_eq!((info.block_size, info.physical_block_size, info.blocks), (4096, 4096, 1));
+    assert_eq!((info.block_size, info.physical_block_size, info.blocks()), (4096, 4096, 1));
     assert!(info.read_only);
     let mut bench = Bench::new(&bdev, 1);
     assert_eq!(bench.write(0, &[0; 4096]), Err(IoError::ReadOnly));

@@ -5,6 +5,7 @@
 //!   target    what the file is and really can do; opened once, shared by all cores
 //!     ├─ opening   the steps of opening it, each with what it refuses
 //!     ├─ create    makes the file, if it is missing and its size was given
+//!     ├─ grow      makes it longer, or finds that it has become so
 //!     └─ probe     the questions put to the kernel to learn that
 //!   channel   one core's side: slots, completions
 //!     ├─ refusal    what becomes of an I/O whose operation failed: its error, or another try
@@ -22,7 +23,7 @@
 //! EIO; where not, a write is lost that was acknowledged and flushed.
 //!
 //! # When the file changes under the disk
-//! - It grows: the disk keeps the size that it had when it was opened.
+//! - It grows: the disk keeps the size that it had until [`Bdev::resize`] looks.
 //! - It shrinks: reads beyond its end fail (ENODATA); a write there makes a regular file longer again.
 //! - It is unlinked or renamed: the disk goes on with it, for as long as it is open.
 //! - It fills up: what needs new blocks fails with [`IoError::NoSpace`](crate::IoError), the rest goes on.
@@ -37,18 +38,21 @@ mod active;
 mod bounce;
 mod channel;
 mod create;
+mod grow;
 mod opening;
 mod probe;
 mod refusal;
 mod target;
 mod transfer;
 
-use std::path::Path;
-use std::sync::Arc;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use channel::AioChannel;
 use spinblk_reactor::Ring;
 use target::Target;
+use tracing::warn;
 
 use crate::{Bdev, Channel, Error, Info};
 
@@ -97,6 +101,10 @@ pub struct AioOptions {
 pub struct Aio {
     info: Info,
     target: Arc<Target>,
+    path: PathBuf,
+    create_bytes: Option<u64>,
+    /// Held while the file is made longer: of two at once, the second could cut off what the first has added.
+    resizing: Mutex<()>,
 }
 
 impl Aio {
@@ -108,13 +116,34 @@ impl Aio {
     /// [`Error::BlockSizeBelowTarget`], [`Error::NoDirect`], [`Error::Option`].
     pub fn open(name: &str, path: impl AsRef<Path>, options: AioOptions) -> Result<Self, Error> {
         let (info, target) = target::open(name, path.as_ref(), options)?;
-        Ok(Self { info, target: Arc::new(target) })
+        let (path, create_bytes) = (path.as_ref().to_owned(), options.create_bytes);
+        Ok(Self { info, target: Arc::new(target), path, create_bytes, resizing: Mutex::new(()) })
     }
 
     /// Whether I/O bypasses the page cache.
     #[must_use]
     pub fn is_direct(&self) -> bool {
         self.target.direct.is_some()
+    }
+
+    /// Makes the file as long as was asked for.
+    fn lengthen(&self, wanted_bytes: u64) -> Result<(), Error> {
+        let file = &self.target.file;
+        if grow::is_block_device(file).map_err(self.failed("stat"))? {
+            let why = "it is on a block device, which others make larger; then ask without a size";
+            return Err(self.info.cannot_resize(why));
+        }
+        let len_bytes = grow::length_bytes(file).map_err(self.failed("stat"))?;
+        grow::check(&self.info, len_bytes, wanted_bytes)?;
+        if len_bytes >= wanted_bytes {
+            return Ok(());
+        }
+        grow::lengthen(file, wanted_bytes).map_err(self.failed("make longer"))
+    }
+
+    fn failed(&self, action: &'static str) -> impl FnOnce(io::Error) -> Error {
+        let (name, path) = (self.info.name.clone(), self.path.clone());
+        move |source| Error::File { name, action, path, source }
     }
 }
 
@@ -125,6 +154,23 @@ impl Bdev for Aio {
 
     fn kind(&self) -> &'static str {
         "aio"
+    }
+
+    /// A regular file is made longer, or looked at anew; a block device is only looked at.
+    fn resize(&self, size_bytes: Option<u64>) -> Result<u64, Error> {
+        let _one_at_a_time = self.resizing.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(wanted_bytes) = size_bytes {
+            self.lengthen(wanted_bytes)?;
+        }
+        let len_bytes = grow::length_bytes(&self.target.file).map_err(self.failed("read the size of"))?;
+        let size_bytes = self.info.grow_with(len_bytes)?;
+        if let Some(create_bytes) = self.create_bytes.filter(|&bytes| bytes != size_bytes) {
+            let name = &self.info.name;
+            warn!(
+                "bdev {name}: has {size_bytes} bytes now; its create_size of {create_bytes} would be refused: change it"
+            );
+        }
+        Ok(size_bytes)
     }
 
     fn open(&self, ring: &mut Ring, depth: usize) -> Result<Box<dyn Channel>, Error> {

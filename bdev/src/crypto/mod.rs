@@ -104,6 +104,13 @@ impl Bdev for Crypto {
         "crypto"
     }
 
+    /// The child grows first, so that nothing is taken here that has no place there.
+    fn resize(&self, size_bytes: Option<u64>) -> Result<u64, Error> {
+        let child = &self.children[0];
+        size_bytes.map_or(Ok(()), |size_bytes| self.info.check_wanted_size(size_bytes))?;
+        self.info.grow_with(child.resize(size_bytes)?)
+    }
+
     fn children(&self) -> &[Arc<dyn Bdev>] {
         &self.children
     }

@@ -97,6 +97,13 @@ impl Bdev for Raid0 {
         "raid0"
     }
 
+    /// Where a block lies depends on the sizes of all children.
+    fn resize(&self, _: Option<u64>) -> Result<u64, Error> {
+        Err(self
+            .info
+            .cannot_resize("a larger child would move the blocks of a striped disk; copy it to a larger one"))
+    }
+
     fn children(&self) -> &[Arc<dyn Bdev>] {
         &self.children
     }

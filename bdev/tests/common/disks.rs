@@ -39,6 +39,16 @@ impl<'a> Disks<'a> {
         self.files
     }
 
+    /// The length of file number so-and-so.
+    pub(crate) fn file_bytes(&self, file: usize) -> u64 {
+        self.files[file].as_file().metadata().unwrap().len()
+    }
+
+    /// Changes it behind its disk's back.
+    pub(crate) fn set_file_bytes(&self, file: usize, len_bytes: u64) {
+        self.files[file].as_file().set_len(len_bytes).unwrap();
+    }
+
     /// Joins a device to whoever stands on it.
     pub(crate) fn join(&mut self, below: Arc<dyn Bdev>) -> Arc<dyn Bdev> {
         self.joints += 1;

@@ -3,6 +3,7 @@
 
 mod bench;
 mod disks;
+mod loop_device;
 mod request;
 
 use std::path::{Path, PathBuf};
@@ -11,6 +12,7 @@ use tempfile::NamedTempFile;
 
 pub(crate) use bench::{ARENA_BYTES, Bench};
 pub(crate) use disks::{Disks, Joint};
+pub(crate) use loop_device::Loop;
 pub(crate) use request::Request;
 
 /// Where files of the tests go: a file system on a disk, and one in memory.

@@ -92,7 +92,7 @@ pub(crate) fn two_cores_see_each_other(make: Make) {
 pub(crate) fn says_what_it_is(make: Make) {
     let target = Target::plain(make);
     let (info, children) = (target.bdev.info(), target.bdev.children());
-    assert!(!info.name.is_empty() && info.blocks > 0);
+    assert!(!info.name.is_empty() && info.blocks() > 0);
     assert!(info.block_size.is_power_of_two() && (512..=4096).contains(&info.block_size), "{info:?}");
     assert!(info.physical_block_size.is_multiple_of(info.block_size), "{info:?}");
     if !children.is_empty() {

@@ -38,7 +38,7 @@ fn unreadable(target: &Target) -> Vec<bool> {
     let info = target.bdev.info();
     let mut bench = Bench::new(target.bdev.as_ref(), 1);
     let block_size = u64::from(info.block_size);
-    (0..info.blocks).map(|block| bench.read(block * block_size, block_size as usize).is_err()).collect()
+    (0..info.blocks()).map(|block| bench.read(block * block_size, block_size as usize).is_err()).collect()
 }
 
 /// The blocks that fail when all that `rule` speaks of fails in one joint.

@@ -100,7 +100,7 @@ fn len_bytes(die: u32, transfers: bool, info: &Info) -> u64 {
         _ => LONGEST_BYTES,
     };
     let block_size = u64::from(info.block_size);
-    let most_blocks = (most_bytes / block_size).min(info.blocks).max(1);
+    let most_blocks = (most_bytes / block_size).min(info.blocks()).max(1);
     (1 + u64::from(die / 32) % most_blocks) * block_size
 }
 
