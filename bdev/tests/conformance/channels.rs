@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::Duration;
 
-use spinblk_bdev::{Bdev, Delay, IoError, Op, Rule};
+use spinblk_bdev::{Bdev, Delay, Error, IoError, Op, Rule};
 
 use crate::common::{ARENA_BYTES, Bench, Request, memory_dir, pattern};
 use crate::run::{Faults, Run};
@@ -85,6 +85,30 @@ pub(crate) fn two_cores_see_each_other(make: Make) {
     std::thread::scope(|scope| {
         scope.spawn(|| core(0, first, to_second));
         core(1, second, to_first);
+    });
+}
+
+/// It grows under a channel that is at work, which then serves all of it; or it refuses, and is what it was.
+pub(crate) fn grows_or_refuses(make: Make) {
+    with_slow_children(make, &|target| {
+        let (bdev, more_bytes) = (target.bdev.as_ref(), 8192);
+        let before_bytes = bdev.info().size_bytes();
+        let mut bench = Bench::new(bdev, 2);
+        let beyond = Request::new(Op::Write, before_bytes, more_bytes);
+        assert_eq!(bench.run(&beyond), Err(IoError::OutOfRange));
+        bench.submit(1, &Request::new(Op::Write, before_bytes - more_bytes as u64, more_bytes));
+        let size_bytes = match bdev.resize(Some(before_bytes + more_bytes as u64)) {
+            Ok(size_bytes) => size_bytes,
+            Err(Error::Resize { .. }) => before_bytes,
+            Err(error) => panic!("{error}"),
+        };
+        assert_eq!(bdev.info().size_bytes(), size_bytes);
+        assert_eq!(bench.wait(1)[0].result, Ok(()));
+        let grew = size_bytes > before_bytes;
+        assert_eq!(bench.run(&beyond), if grew { Ok(()) } else { Err(IoError::OutOfRange) });
+        assert_eq!(grew, bdev.resize(None).is_ok(), "what can grow can look");
+        drop(bench);
+        Run::new(target, 8, Faults::Never).at_random(2000);
     });
 }
 

@@ -93,6 +93,11 @@ macro_rules! conforms {
             fn is_one_disk_to_two_cores() {
                 channels::two_cores_see_each_other(MAKE);
             }
+
+            #[test]
+            fn grows_or_refuses() {
+                channels::grows_or_refuses(MAKE);
+            }
         }
     )*};
 }
