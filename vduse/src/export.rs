@@ -11,8 +11,8 @@
 //! one that is, and is quiet, is taken over with its driver and users still attached.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -20,8 +20,8 @@ use crossbeam_queue::ArrayQueue;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use spinblk_bdev::Bdev;
 use spinblk_reactor::{Handle, Hugepages, off_reactor_cores};
-use spinblk_virtio::blk::{Device as BlkDevice, DeviceOptions};
-use tracing::{info, warn};
+use spinblk_virtio::blk::{CAPACITY_BYTES, Device as BlkDevice, DeviceOptions};
+use tracing::{debug, info, warn};
 
 use crate::queue::{Events, Queue};
 use crate::session::{Parts, QueueReport, Session, SessionReport};
@@ -94,9 +94,12 @@ pub struct Export {
     attached: Arc<AtomicBool>,
 }
 
-/// The control thread and how to end it.
+/// The control thread, how to end it, and what it serves.
 struct Running {
     thread: JoinHandle<SessionReport>,
+    device: Arc<Device>,
+    /// Locked while the kernel is given a capacity: of two at once, the older one must not come last.
+    blk: Mutex<Arc<BlkDevice>>,
     stop: Arc<AtomicBool>,
     events: Arc<Events>,
 }
@@ -159,6 +162,22 @@ impl Export {
         Arc::clone(&self.attached)
     }
 
+    /// Has the driver read the configuration space again, with the capacity that the bdev has now, if there is a driver at
+    /// work. One that is just starting may have read the old capacity already: then it takes another call.
+    ///
+    /// # Errors
+    /// [`Error::Call`], [`Error::Broken`].
+    pub fn announce_config_change(&self) -> Result<(), Error> {
+        let Some(Running { device, blk, .. }) = &self.running else { return Ok(()) };
+        let blk = blk.lock().unwrap_or_else(PoisonError::into_inner);
+        // Nothing but the capacity, whole: a driver may read at the same time.
+        device.set_config(0, &blk.config_space()[..CAPACITY_BYTES])?;
+        if !device.inject_config_irq()? {
+            debug!("disk {}: no driver to tell that the configuration space has changed", self.config.name);
+        }
+        Ok(())
+    }
+
     /// Drains, detaches and destroys it, and reports. What could not be done is in [`DiskReport::problems`].
     #[must_use]
     pub fn stop(mut self) -> DiskReport {
@@ -183,8 +202,8 @@ impl Export {
             .map(|index| Queue::new(index, reactors[usize::from(index) % reactors.len()].clone()))
             .collect();
         let mut session = Session::new(Parts {
-            device,
-            blk,
+            device: Arc::clone(&device),
+            blk: Arc::clone(&blk),
             bdev,
             queues,
             events: events.clone(),
@@ -207,7 +226,7 @@ impl Export {
                 session.run()
             })
             .map_err(|source| Error::Thread { name: name.clone(), action: "control messages", source })?;
-        self.running = Some(Running { thread, stop, events });
+        self.running = Some(Running { thread, device, blk: Mutex::new(blk), stop, events });
         if !taken_over {
             self.bus.attach(&name, self.config.driver, ATTACH_TIMEOUT)?;
         } else if self.bus.bound_driver(&name).is_none() {

@@ -117,7 +117,7 @@ impl Server {
         self.thread.as_ref().is_some_and(|thread| !thread.is_finished())
     }
 
-    /// Has the client read the configuration space again, if it is there and gave a channel to be told on. Returns at once,
+    /// Has the client read the configuration space again, with the capacity that the bdev has now, if it is there and gave a channel to be told on. Returns at once,
     /// whatever the client and the control thread are at.
     pub fn announce_config_change(&self) {
         self.shared.events.config_changed.store(true, Ordering::Release);

@@ -80,7 +80,7 @@ impl Session {
 
     /// Tells the client that the configuration space has changed, if it can be told and there is a reason to.
     pub(crate) fn tell_of_config(&mut self) {
-        if !self.disk.events.config_changed.swap(false, Ordering::Relaxed) {
+        if !self.disk.events.config_changed.swap(false, Ordering::Acquire) {
             return;
         }
         let name = &self.disk.name;

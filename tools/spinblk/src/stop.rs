@@ -119,6 +119,9 @@ mod tests {
         fn attached(&self) -> Arc<std::sync::atomic::AtomicBool> {
             Arc::default()
         }
+        fn resize(&self) -> Result<(), crate::Error> {
+            Ok(())
+        }
         fn stop(self: Box<Self>) -> DiskReport {
             let mut problems = Vec::new();
             match self.0 {

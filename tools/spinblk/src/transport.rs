@@ -51,6 +51,12 @@ pub trait Exported: Send {
     /// Set while a driver or a client has it.
     fn attached(&self) -> Arc<AtomicBool>;
 
+    /// The bdev's size has changed: tells the guest, if one has the disk. From any thread, while it is served.
+    ///
+    /// # Errors
+    /// [`Error::Export`]; the disk serves the new size all the same.
+    fn resize(&self) -> Result<(), Error>;
+
     /// Drains, detaches, destroys; tells what it did.
     fn stop(self: Box<Self>) -> DiskReport;
 }
@@ -125,6 +131,10 @@ impl Exported for Export {
         Self::attached(self)
     }
 
+    fn resize(&self) -> Result<(), Error> {
+        Ok(self.announce_config_change()?)
+    }
+
     fn stop(self: Box<Self>) -> DiskReport {
         Self::stop(*self)
     }
@@ -145,6 +155,11 @@ impl Exported for Server {
 
     fn attached(&self) -> Arc<AtomicBool> {
         Self::attached(self)
+    }
+
+    fn resize(&self) -> Result<(), Error> {
+        self.announce_config_change();
+        Ok(())
     }
 
     fn stop(self: Box<Self>) -> DiskReport {

@@ -1,4 +1,7 @@
 //! What a virtio-blk device offers: feature bits and configuration space, derived from the bdev under it.
+//!
+//! All of it is fixed but the capacity, which is the bdev's size whenever somebody looks. When that has grown, queues that
+//! run serve the new part already; to tell the driver is the transport's business (5.2.4, "configuration change").
 
 use spinblk_bdev::Info;
 use virtio_bindings::{virtio_blk as blk, virtio_config as config, virtio_ring as ring};
@@ -7,6 +10,8 @@ use super::request::{MAX_DISCARD_SECTORS, SECTOR_BYTES, SERIAL_BYTES};
 
 /// Size of `struct virtio_blk_config` up to and including write_zeroes_may_unmap and its padding (5.2.4).
 const CONFIG_BYTES: usize = 60;
+/// The capacity, the one field that changes, has the first bytes of the configuration space.
+pub const CAPACITY_BYTES: usize = 8;
 /// Data segments per request at most; a header and a status come on top.
 pub(super) const SEG_MAX: u32 = 126;
 /// Longest segment: VDUSE's cache of free bounce addresses keeps those up to 128 KiB.
@@ -103,7 +108,7 @@ impl Device {
         u32::from(self.options.queue_size.saturating_sub(2)).clamp(1, SEG_MAX)
     }
 
-    /// The configuration space, little-endian (5.2.4).
+    /// The configuration space, little-endian (5.2.4), with the capacity of this moment.
     #[must_use]
     pub fn config_space(&self) -> [u8; CONFIG_BYTES] {
         let info = &self.info;
@@ -193,6 +198,20 @@ mod tests {
         let (zero_sectors, zero_segments, unmap) =
             (config.max_write_zeroes_sectors, config.max_write_zeroes_seg, config.write_zeroes_may_unmap);
         assert_eq!((zero_sectors, zero_segments, unmap), (MAX_DISCARD_SECTORS, 1, 1));
+    }
+
+    #[test]
+    fn the_capacity_is_the_bdevs_and_nothing_else_changes_with_it() {
+        use spinblk_bdev::{Bdev, Null, NullReads};
+
+        let bdev = Null::new("n0", 1 << 20, 4096, NullReads::Untouched).unwrap();
+        let device = Device::new(bdev.info().clone(), device(|_| {}).options);
+        let (features, before) = (device.features(), device.config_space());
+        assert_eq!(before[..CAPACITY_BYTES], 2048u64.to_le_bytes());
+        bdev.resize(Some(3 << 40)).unwrap();
+        let after = device.config_space();
+        assert_eq!(after[..CAPACITY_BYTES], (3u64 << 31).to_le_bytes());
+        assert_eq!((device.features(), &after[CAPACITY_BYTES..]), (features, &before[CAPACITY_BYTES..]));
     }
 
     #[test]

@@ -9,6 +9,6 @@ mod request;
 mod slot;
 mod usual;
 
-pub use device::{Device, DeviceOptions};
+pub use device::{CAPACITY_BYTES, Device, DeviceOptions};
 pub use queue::{BlkQueue, QueueHost};
 pub use request::{MAX_DISCARD_SECTORS, MAX_TRANSFER_BYTES, SECTOR_BYTES, SERIAL_BYTES};

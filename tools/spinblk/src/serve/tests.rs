@@ -100,6 +100,10 @@ impl Exported for FakeExport {
         Arc::default()
     }
 
+    fn resize(&self) -> Result<(), Error> {
+        Ok(())
+    }
+
     fn stop(self: Box<Self>) -> DiskReport {
         self.stopped.fetch_add(1, Ordering::SeqCst);
         DiskReport {
