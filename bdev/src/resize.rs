@@ -6,7 +6,7 @@
 //!   reactors         Channel::submit ─► Info::check ◄─load──┘      one shared number per device
 //! ```
 //! It never gets smaller: whoever is above may have put data there. A target that shrank by itself leaves the device's
-//! size as it is; I/O beyond the target's end fails then.
+//! size as it is; what becomes of I/O beyond the target's end is the module's to say.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -61,12 +61,13 @@ impl Info {
         let (size_bytes, now_bytes) = (target_bytes / block_size * block_size, self.size_bytes());
         if size_bytes < now_bytes {
             return Err(self.cannot_resize(format!(
-                "what it stands on has {target_bytes} bytes now, less than its {now_bytes}: it stays as it is, and I/O \
-                 beyond them fails; make that as long as it was"
+                "what it stands on has {target_bytes} bytes now, less than its {now_bytes}: it stays as it is, and \
+                 reads beyond them fail; make that as long as it was"
             )));
         }
         self.size.grow_to(size_bytes);
-        Ok(size_bytes)
+        // Another thread may have made it larger still.
+        Ok(self.size_bytes())
     }
 
     pub(crate) fn cannot_resize(&self, why: impl Into<String>) -> Error {

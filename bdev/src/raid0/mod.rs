@@ -101,7 +101,7 @@ impl Bdev for Raid0 {
     fn resize(&self, _: Option<u64>) -> Result<u64, Error> {
         Err(self
             .info
-            .cannot_resize("a larger child would move the blocks of a striped disk; copy it to a larger one"))
+            .cannot_resize("larger children may move the blocks of a striped disk; copy it to a larger one"))
     }
 
     fn children(&self) -> &[Arc<dyn Bdev>] {
