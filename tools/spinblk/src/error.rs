@@ -136,6 +136,14 @@ pub enum Error {
         /// Its words.
         why: String,
     },
+    /// A configuration that could not be written.
+    #[error("cannot write the configuration {}: {source}; give a file in a directory that spinblk may write to", path.display())]
+    SaveConfig {
+        /// The file.
+        path: PathBuf,
+        /// The kernel's answer.
+        source: io::Error,
+    },
     /// A report that could not be written.
     #[error("cannot write the report {}: {source}; give a file in a directory that you may write to", path.display())]
     Report {

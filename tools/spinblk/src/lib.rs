@@ -3,7 +3,7 @@
 //! ```text
 //!   cli ──► config ──► serve ──► cores (reactors) , backend (bdev) , transport (VDUSE, vhost-user)
 //!     │                  ├─────► notify (systemd), memory_lock
-//!     │                  └─────► stop ──► report
+//!     │                  └─────► stop ──► report       changes of what is served come from control to serve
 //!     ├───► doctor ◄──── serve asks it, too
 //!     ├───► bdev_check ──► config, backend, tree: what stacks look like
 //!     ├───► ctl ──► api ──► the control socket of a running serve: control, metrics
@@ -29,6 +29,7 @@ pub mod memory_lock;
 pub mod metrics;
 mod notify;
 pub mod perf;
+mod replace;
 pub mod report;
 pub mod serve;
 mod signals;

@@ -1,13 +1,17 @@
 //! `spinblk serve`: brings disks up, waits for a signal, takes them down again.
 //!
 //! ```text
-//!   files ► cores ► transport there? ► reactors ► each disk: bdev ► export ► "ready" ► signal ► stop all ► report
+//!   files ► cores ► transport there? ► reactors ► each disk: bdev ► export ► "ready", changes ► signal ► stop all ► report
 //!   └──────────── cheap, no trace ─────────────┘   └─────────── undone on any failure ──────────┘
 //! ```
 //!
-//! The main thread does all of it and is no reactor: it sleeps in the wait for signals.
+//! The main thread does all of it and is no reactor: it sleeps in the wait for signals and for changes that the control
+//! socket brings (`running`). A signal that comes during a change has it end first.
+
+mod running;
 
 use std::io::Write;
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,15 +21,15 @@ use spinblk_bdev::{Bdev, Info};
 
 use crate::backend::Making;
 use crate::config::{Backend, Config, Disk, show_cores, show_size};
-use crate::control::{self, Control, Limits, LogFilter, State};
-use crate::cores::{Cores, Reactors};
+use crate::control::{Bound, ChangeQueue, Control, Limits, LogFilter, changes};
+use crate::cores::Cores;
 use crate::memory_lock::lock_memory;
-use crate::notify::{self, Watchdog};
+use crate::notify;
 use crate::report::{self, Report};
 use crate::signals::Signals;
-use crate::stop::{RunningDisk, stop_disks};
-use crate::transport::{Exported, QueueReport, Transport, via_name};
+use crate::transport::{Transport, via_name};
 use crate::{Error, backend};
+use running::Running;
 
 /// How often the reactors are looked at while nothing happens.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -55,33 +59,19 @@ pub fn serve(config: &Config, options: &Options, transport: &dyn Transport) -> R
     if let Some(path) = &options.report_json {
         report::check_writable(path)?;
     }
-    warn_of_unused(config);
+    // With a control socket, disks may come to stand on them.
+    if config.control.socket.is_none() {
+        warn_of_unused(config);
+    }
     let bdevs = open_files(config)?;
     let cores = Cores::claim(&config.cores)?;
     transport.check(&config.disks)?;
     let bound = config.control.bind()?;
     raise_memlock();
-    let reactors = cores.start()?;
-    // Like all that holds reactors, it ends before they do.
-    let watchdog = Watchdog::start(reactors.on(&config.cores));
+    let mut running = Running::new(config.clone(), transport, cores.start()?);
 
-    let (mut disks, mut shown) = (Vec::new(), Vec::new());
-    let ending = match start_disks(config, bdevs, &reactors, &signals, transport, &mut disks, &mut shown) {
-        Ok(None) => {
-            let state = State::new(shown, reactors.readers(), options.log.clone());
-            match Control::start(bound, state, &config.cores, Limits::default()) {
-                // Ends before the reactors do, whose counters it reads.
-                Ok(_control) => match lock_memory(config.lock_memory) {
-                    Ok(()) => {
-                        say("ready");
-                        notify::ready(disks.len());
-                        wait(&reactors, &disks, &signals)
-                    }
-                    Err(e) => Ending::Failure(e),
-                },
-                Err(e) => Ending::Failure(e),
-            }
-        }
+    let ending = match running.start(bdevs, &signals) {
+        Ok(None) => serve_until_the_end(&mut running, bound, &signals, config, options),
         Ok(Some(signal)) => Ending::Signal(signal),
         Err(e) => Ending::Failure(e),
     };
@@ -92,11 +82,36 @@ pub fn serve(config: &Config, options: &Options, transport: &dyn Transport) -> R
         }
         Ending::Failure(e) => notify::stopping(&e.one_line()),
     }
-    let (disks, mut problems) = stop_disks(disks, &signals);
-    drop(watchdog);
-    let (reactors, more) = reactors.stop();
-    problems.extend(more);
-    finish(ending, &Report::new(&disks, reactors, problems), options)
+    finish(ending, &running.stop(&signals), options)
+}
+
+/// From the last disk's start on; the control socket, if there is one, is gone when this ends.
+fn serve_until_the_end(
+    running: &mut Running<'_>,
+    bound: Bound,
+    signals: &Signals,
+    config: &Config,
+    options: &Options,
+) -> Ending {
+    let start = || {
+        let (changes, queue) = changes()?;
+        let state = running.state(options).with_changes(changes);
+        let control = Control::start(bound, state, &config.cores, Limits::default())?;
+        lock_memory(config.lock_memory)?;
+        Ok((control, queue))
+    };
+    match start() {
+        // Ends before the reactors do, whose counters it reads.
+        Ok((control, queue)) => {
+            if let Some(control) = &control {
+                running.show_in(control.state());
+            }
+            say("ready");
+            notify::ready(config.disks.len());
+            wait(running, &queue, signals)
+        }
+        Err(e) => Ending::Failure(e),
+    }
 }
 
 fn warn_of_unused(config: &Config) {
@@ -116,47 +131,6 @@ fn open_files(config: &Config) -> Result<Vec<Option<Arc<dyn Bdev>>>, Error> {
         Ok((!later).then_some(bdev))
     };
     config.disks.iter().map(open).collect()
-}
-
-/// Starts the disks one by one into `running`, and what is shown of them into `shown`; ends early with the name of a signal
-/// that came meanwhile.
-fn start_disks(
-    config: &Config,
-    bdevs: Vec<Option<Arc<dyn Bdev>>>,
-    reactors: &Reactors,
-    signals: &Signals,
-    transport: &dyn Transport,
-    running: &mut Vec<RunningDisk>,
-    shown: &mut Vec<control::Disk>,
-) -> Result<Option<&'static str>, Error> {
-    for (disk, bdev) in config.disks.iter().zip(bdevs) {
-        if let Some(signal) = signals.wait(Duration::ZERO)? {
-            return Ok(Some(signal));
-        }
-        let bdev = match bdev {
-            Some(bdev) => bdev,
-            None => backend::open(&disk.backend, disk.read_only, Making::Really(config.hugepages))?.bdev,
-        };
-        let export = transport.start(disk, config, Arc::clone(&bdev), &reactors.on(&disk.cores))?;
-        say(&describe(disk, bdev.info(), export.device_path()));
-        shown.push(show(disk, bdev, export.as_ref()));
-        running.push(RunningDisk { name: disk.name.clone(), export });
-    }
-    Ok(None)
-}
-
-/// A disk as the control socket shows it.
-fn show(disk: &Disk, bdev: Arc<dyn Bdev>, export: &dyn Exported) -> control::Disk {
-    let queue = |queue: QueueReport| control::Queue::new(queue.index, queue.core, queue.board);
-    control::Disk {
-        name: disk.name.clone(),
-        path: export.device_path(),
-        transport: via_name(&disk.via),
-        queue_size: disk.queue_size,
-        bdev,
-        attached: export.attached(),
-        queues: export.queues().into_iter().map(queue).collect(),
-    }
 }
 
 /// `d0: /dev/vda, malloc 256 MiB, 2 queues of 256 on cores 1, 2, virtio-vdpa`
@@ -179,18 +153,23 @@ fn describe(disk: &Disk, info: &Info, path: Option<PathBuf>) -> String {
     )
 }
 
-fn wait(reactors: &Reactors, disks: &[RunningDisk], signals: &Signals) -> Ending {
+/// Makes the changes that come, one after the other, until something ends it all.
+fn wait(running: &mut Running<'_>, changes: &ChangeQueue, signals: &Signals) -> Ending {
     loop {
-        match signals.wait(LOOK_EVERY) {
+        match signals.wait_or(LOOK_EVERY, Some(changes.as_fd())) {
             Ok(Some(signal)) => return Ending::Signal(signal),
             Ok(None) => {}
             Err(e) => return Ending::Failure(e.into()),
         }
-        if let Some(core) = reactors.dead() {
-            return Ending::Failure(Error::ReactorDied { core });
+        if let Some((ticket, change)) = changes.next() {
+            let (outcome, signal) = running.change(change, signals);
+            changes.finish(ticket, outcome);
+            if let Some(signal) = signal {
+                return Ending::Signal(signal);
+            }
         }
-        if let Some(disk) = disks.iter().find(|disk| !disk.export.is_alive()) {
-            return Ending::Failure(Error::ControlDied { name: disk.name.clone() });
+        if let Err(e) = running.look() {
+            return Ending::Failure(e);
         }
     }
 }

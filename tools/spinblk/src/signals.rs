@@ -3,7 +3,7 @@
 //! A handler could interrupt any system call of any thread; a blocked signal interrupts none, and waits until the
 //! main thread asks for it.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -39,8 +39,19 @@ impl Signals {
 
     /// Waits for a signal, at most `limit`; returns its name.
     pub(crate) fn wait(&self, limit: Duration) -> nix::Result<Option<&'static str>> {
+        self.wait_or(limit, None)
+    }
+
+    /// The same, and no longer than until `other` is readable.
+    pub(crate) fn wait_or(
+        &self,
+        limit: Duration,
+        other: Option<BorrowedFd<'_>>,
+    ) -> nix::Result<Option<&'static str>> {
         let limit = PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX);
-        match poll(&mut [PollFd::new(self.fd.as_fd(), PollFlags::POLLIN)], limit) {
+        let fds = [Some(self.fd.as_fd()), other].into_iter().flatten();
+        let mut fds: Vec<_> = fds.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
+        match poll(&mut fds, limit) {
             Ok(0) | Err(Errno::EINTR) => return Ok(None),
             Ok(_) => {}
             Err(e) => return Err(e),

@@ -4,6 +4,8 @@ use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use spinblk_bdev::Bdev;
+
 use crate::signals::Signals;
 use crate::transport::{DiskReport, Exported};
 
@@ -16,27 +18,34 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// A disk that was started.
 pub(crate) struct RunningDisk {
     pub(crate) name: String,
+    pub(crate) bdev: Arc<dyn Bdev>,
     pub(crate) export: Box<dyn Exported>,
 }
 
-/// Stops `disks`, each on a thread of its own, and collects their reports in the order of the disks. Signals that
-/// come meanwhile are answered and change nothing.
-pub(crate) fn stop_disks(disks: Vec<RunningDisk>, signals: &Signals) -> (Vec<DiskReport>, Vec<String>) {
+/// What became of disks that were to stop.
+pub(crate) struct Stopped {
+    /// Of those that did, in the order of the disks.
+    pub(crate) reports: Vec<DiskReport>,
+    /// What went wrong, in sentences.
+    pub(crate) problems: Vec<String>,
+    /// The first signal that came meanwhile.
+    pub(crate) signal: Option<&'static str>,
+}
+
+/// Stops `disks`, each on a thread of its own, and collects their reports. Signals that come meanwhile are answered and
+/// change nothing here.
+pub(crate) fn stop_disks(disks: Vec<RunningDisk>, signals: &Signals) -> Stopped {
     stop_within(disks, signals, STOP_LIMIT)
 }
 
-fn stop_within(
-    disks: Vec<RunningDisk>,
-    signals: &Signals,
-    limit: Duration,
-) -> (Vec<DiskReport>, Vec<String>) {
+fn stop_within(disks: Vec<RunningDisk>, signals: &Signals, limit: Duration) -> Stopped {
     let names: Vec<String> = disks.iter().map(|disk| disk.name.clone()).collect();
     let (done, reports) = channel();
     for disk in disks {
         begin_stop(disk, done.clone());
     }
     drop(done);
-    let mut reports = collect(&reports, names.len(), signals, limit);
+    let (mut reports, signal) = collect(&reports, names.len(), signals, limit);
     reports.sort_by_key(|report| names.iter().position(|name| *name == report.name));
 
     // A transport's sentences name the disk themselves.
@@ -44,7 +53,7 @@ fn stop_within(
     for name in names.iter().filter(|name| !reports.iter().any(|report| report.name == **name)) {
         problems.push(format!("disk {name}: did not stop within {} s; `dmesg` may say why", limit.as_secs()));
     }
-    (reports, problems)
+    Stopped { reports, problems, signal }
 }
 
 /// A disk to stop and where to report it.
@@ -71,9 +80,9 @@ fn collect(
     count: usize,
     signals: &Signals,
     limit: Duration,
-) -> Vec<DiskReport> {
+) -> (Vec<DiskReport>, Option<&'static str>) {
     let deadline = Instant::now() + limit;
-    let mut stopped = Vec::with_capacity(count);
+    let (mut stopped, mut first) = (Vec::with_capacity(count), None);
     while stopped.len() < count {
         match reports.try_recv() {
             Ok(report) => {
@@ -87,11 +96,14 @@ fn collect(
         }
         match signals.wait(LOOK_EVERY) {
             Ok(None) => {}
-            Ok(Some(_)) => eprintln!("stopping, please wait"),
+            Ok(Some(signal)) => {
+                first = first.or(Some(signal));
+                eprintln!("stopping, please wait");
+            }
             Err(_) => std::thread::sleep(LOOK_EVERY),
         }
     }
-    stopped
+    (stopped, first)
 }
 
 #[cfg(test)]
@@ -102,6 +114,7 @@ mod tests {
     enum Fake {
         Good,
         Slow,
+        Late,
         Panics,
         Complains,
     }
@@ -127,6 +140,8 @@ mod tests {
             match self.0 {
                 Fake::Good => {}
                 Fake::Slow => std::thread::sleep(Duration::from_secs(60)),
+                // Long enough for a signal to be seen.
+                Fake::Late => std::thread::sleep(Duration::from_millis(100)),
                 Fake::Panics => panic!("a disk that panics"),
                 Fake::Complains => problems.push("disk d2: stays attached".into()),
             }
@@ -135,7 +150,8 @@ mod tests {
     }
 
     fn disk(kind: Fake, name: &'static str) -> RunningDisk {
-        RunningDisk { name: name.into(), export: Box::new((kind, name)) }
+        let bdev = spinblk_bdev::Null::new(name, 1 << 20, 512, spinblk_bdev::NullReads::Untouched).unwrap();
+        RunningDisk { name: name.into(), bdev: Arc::new(bdev), export: Box::new((kind, name)) }
     }
 
     #[test]
@@ -147,7 +163,7 @@ mod tests {
             disk(Fake::Complains, "d2"),
             disk(Fake::Good, "d3"),
         ];
-        let (reports, problems) = stop_within(disks, &signals, Duration::from_secs(1));
+        let Stopped { reports, problems, .. } = stop_within(disks, &signals, Duration::from_secs(1));
         let names: Vec<&str> = reports.iter().map(|report| report.name.as_str()).collect();
         assert_eq!(names, ["d2", "d3"]);
         assert_eq!(problems.len(), 3, "{problems:?}");
@@ -160,7 +176,7 @@ mod tests {
     fn a_second_signal_does_not_end_the_stop() {
         let signals = Signals::block().unwrap();
         nix::sys::signal::raise(nix::sys::signal::Signal::SIGTERM).unwrap();
-        let (reports, problems) = stop_disks(vec![disk(Fake::Good, "d0")], &signals);
-        assert_eq!((reports.len(), problems.len()), (1, 0));
+        let stopped = stop_disks(vec![disk(Fake::Good, "d0"), disk(Fake::Late, "d1")], &signals);
+        assert_eq!((stopped.reports.len(), stopped.problems.len(), stopped.signal), (2, 0, Some("SIGTERM")));
     }
 }

@@ -29,8 +29,8 @@ fn error(code: i32, message: &str, id: &str) -> String {
 
 #[test]
 fn requests_and_their_answers_to_the_byte() {
-    let methods =
-        "version, schema, disks, bdevs, reactors, stats, histograms, slow, reset, set_threshold, log_level";
+    let methods = "version, schema, disks, bdevs, reactors, stats, histograms, slow, reset, set_threshold, log_level, \
+                   bdev_add, bdev_remove, disk_add, disk_remove, resize, save_config";
     let unknown = |name: &str| error(-32601, &format!("method not found: {name}; there are: {methods}"), "1");
     let members = "no such member; there are: jsonrpc, id, method, params";
     let cases = [
@@ -90,6 +90,13 @@ fn params_that_will_not_do_are_named() {
         ("set_threshold", json!({ "disk": "d0", "threshold": -5 }), "threshold", "a number of nanoseconds"),
         ("set_threshold", json!({ "disk": "d0", "threshold": "2ms" }), "threshold", "\"auto\""),
         ("log_level", json!({ "filter": null }), "filter", "expected a string"),
+        ("disk_add", json!({}), "params", "expected"),
+        ("disk_add", json!({ "name": "d2" }), "name", "expected one of `keys`, `toml`, `flags`"),
+        ("disk_remove", json!({ "name": "d0" }), "name", "expected `disk`"),
+        ("resize", json!({}), "disk", "give a disk or a bdev"),
+        ("resize", json!({ "disk": "d0", "bdev": "d0" }), "bdev", "not both"),
+        ("resize", json!({ "disk": "d0", "size_bytes": -1 }), "size_bytes", "expected u64"),
+        ("save_config", json!({ "path": "s.toml" }), "path", "an absolute path is wanted"),
     ];
     for (method, params, field, reason) in cases {
         let error = client.call(method, params.clone()).unwrap_err();
@@ -99,6 +106,11 @@ fn params_that_will_not_do_are_named() {
     }
     let error = client.call("log_level", json!({ "filter": "debug" })).unwrap_err();
     assert_eq!(error["code"], -32002, "these disks' log is not ours");
+    let error = client.call("save_config", json!({})).unwrap_err();
+    assert_eq!(error["code"], -32002, "nobody makes changes here");
+    let one = json!({ "jsonrpc": "2.0", "id": 1, "method": "save_config" });
+    let batch = client.exchange(&json!([one]).to_string());
+    assert_eq!(batch[0]["error"]["message"], "invalid request: a change is sent by itself, not in a batch");
 }
 
 #[test]

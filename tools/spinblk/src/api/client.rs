@@ -16,6 +16,8 @@ use crate::Error;
 
 /// How long an answer may take: the daemon answers at once unless it has many clients.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a change may take: a disk drains as long as it gets on, behind others.
+const CHANGE_TIMEOUT: Duration = Duration::from_secs(7200);
 /// More than any answer has.
 const MAX_ANSWER_BYTES: u64 = 64 << 20;
 
@@ -52,6 +54,8 @@ impl Client {
     /// [`Error::Refused`] with the daemon's words, [`Error::Daemon`] when it does not answer as it should.
     pub fn call<M: Method>(&mut self, params: &M::Params) -> Result<M::Result, Error> {
         self.last_id += 1;
+        let timeout = if M::IS_CHANGE { CHANGE_TIMEOUT } else { ANSWER_TIMEOUT };
+        self.stream.get_ref().set_read_timeout(Some(timeout)).map_err(|e| self.broken(e.to_string()))?;
         let request = json!({ "jsonrpc": "2.0", "id": self.last_id, "method": M::NAME, "params": params });
         let mut answer = self.exchange(&request.to_string())?;
         if let Some(error) = answer.get("error") {

@@ -14,6 +14,7 @@
 
 mod change;
 mod client;
+mod configure;
 mod measure;
 mod names;
 mod schema;
@@ -25,6 +26,7 @@ use serde::{Deserialize, Serialize};
 
 pub use change::*;
 pub use client::{Client, FetchedHistogram, decode_histogram, encode_histogram, fetch_histograms};
+pub use configure::*;
 pub use measure::*;
 pub use names::{Class, Op, StageName};
 pub use schema::{METHODS, MethodSchema, document};
@@ -42,6 +44,8 @@ pub trait Method {
     const NAME: &'static str;
     /// What it is for, in one sentence.
     const ABOUT: &'static str;
+    /// Whether it changes what is served, which may take as long as draining a disk does.
+    const IS_CHANGE: bool = false;
     /// Its parameters, a JSON object.
     type Params: Serialize + DeserializeOwned + JsonSchema;
     /// Its result.

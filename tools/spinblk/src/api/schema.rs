@@ -5,8 +5,8 @@ use schemars::{Schema as JsonSchema, SchemaGenerator};
 use serde_json::{Map, Value, json};
 
 use super::{
-    API_VERSION, Bdevs, Disks, Histograms, LogLevel, Method, Reactors, Reset, Schema, SetThreshold, Slow,
-    Stats, Version,
+    API_VERSION, BdevAdd, BdevRemove, Bdevs, DiskAdd, DiskRemove, Disks, Histograms, LogLevel, Method,
+    Reactors, Reset, Resize, SaveConfig, Schema, SetThreshold, Slow, Stats, Version,
 };
 
 /// A method, and how to make the schemas of both its ends.
@@ -42,6 +42,12 @@ pub const METHODS: &[MethodSchema] = &[
     MethodSchema::of::<Reset>(),
     MethodSchema::of::<SetThreshold>(),
     MethodSchema::of::<LogLevel>(),
+    MethodSchema::of::<BdevAdd>(),
+    MethodSchema::of::<BdevRemove>(),
+    MethodSchema::of::<DiskAdd>(),
+    MethodSchema::of::<DiskRemove>(),
+    MethodSchema::of::<Resize>(),
+    MethodSchema::of::<SaveConfig>(),
 ];
 
 /// The document: each method's schemas under `methods`, the types that they share under `$defs`.

@@ -114,6 +114,19 @@ impl Method for Bdevs {
 pub struct BdevList {
     /// The top of each disk's stack.
     pub bdevs: Vec<BdevInfo>,
+    /// Those at the top of stacks that no disk stands on; none of them is open.
+    #[serde(default)]
+    pub unused: Vec<UnusedBdev>,
+}
+
+/// One block device of the configuration that is not open.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct UnusedBdev {
+    /// Its name.
+    pub name: String,
+    /// Its kind, as in the configuration.
+    #[serde(rename = "type")]
+    pub kind: String,
 }
 
 /// One block device.

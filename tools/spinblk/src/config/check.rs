@@ -45,6 +45,15 @@ pub(super) const DISK_KEYS: &[&str] = &[
     "socket",
 ];
 
+/// The words for hugepages.
+pub(super) const LOCK_MEMORY: [(&str, LockMemory); 3] =
+    [("try", LockMemory::Try), ("require", LockMemory::Require), ("off", LockMemory::Off)];
+pub(super) const HUGEPAGES: [(&str, Hugepages); 3] =
+    [("try", Hugepages::Try), ("require", Hugepages::Require), ("off", Hugepages::Off)];
+/// The words for bus drivers.
+pub(super) const DRIVERS: [(&str, BusDriver); 2] =
+    [("virtio-vdpa", BusDriver::VirtioVdpa), ("vhost-vdpa", BusDriver::VhostVdpa)];
+
 /// Those that say what holds the data, which a disk over a bdev does not say itself.
 const STACK_KEYS: &[&str] = &["type", "size", "path", "direct", "reads", "block_size"];
 
@@ -53,14 +62,8 @@ pub(super) fn config(sections: &Sections) -> Result<Config, Error> {
     reactor.only(REACTOR_KEYS)?;
     let cores = cores(reactor)?
         .ok_or_else(|| reactor.missing("cores", "name the cores that are to poll, one reactor each"))?;
-    let hugepages = reactor.choice(
-        "hugepages",
-        &[("try", Hugepages::Try), ("require", Hugepages::Require), ("off", Hugepages::Off)],
-    )?;
-    let lock_memory = reactor.choice(
-        "lock_memory",
-        &[("try", LockMemory::Try), ("require", LockMemory::Require), ("off", LockMemory::Off)],
-    )?;
+    let hugepages = reactor.choice("hugepages", &HUGEPAGES)?;
+    let lock_memory = reactor.choice("lock_memory", &LOCK_MEMORY)?;
     let mut stacks = Stacks::read(&sections.bdevs)?;
     let mut disks: Vec<Disk> = Vec::with_capacity(sections.disks.len());
     let (mut names, mut sockets) = (HashSet::new(), HashSet::new());
@@ -76,12 +79,13 @@ pub(super) fn config(sections: &Sections) -> Result<Config, Error> {
         }
         disks.push(disk);
     }
-    if disks.is_empty() {
+    let control = super::control::endpoints(&sections.control)?;
+    // With a control socket, disks may come later.
+    if disks.is_empty() && control.socket.is_none() {
         return Err(Error::Usage(
             "there is no disk to serve: add a [[disk]] section or a --disk flag".into(),
         ));
     }
-    let control = super::control::endpoints(&sections.control)?;
     let (hugepages, unused) = (hugepages.unwrap_or_default(), stacks.rest()?);
     let lock_memory = lock_memory.unwrap_or_default();
     Ok(Config { cores, hugepages, lock_memory, control, disks, unused })
@@ -107,6 +111,7 @@ fn disk(section: &Section, reactor_cores: &[usize], stacks: &mut Stacks<'_>) -> 
     })?;
     Ok(Disk {
         backend: backend(section, &name, stacks)?,
+        over_bdev: section.get("bdev").is_some(),
         queues: queues.unwrap_or(1),
         queue_size: queue_size.unwrap_or(DEFAULT_QUEUE_SIZE),
         cores: disk_cores(section, reactor_cores)?,
@@ -136,9 +141,8 @@ fn via(section: &Section) -> Result<Via, Error> {
         let why = "transport vhost-user needs the path of its socket, for example \"/run/d0.sock\"";
         return Ok(Via::VhostUser { socket: socket.ok_or_else(|| section.missing("socket", why))? });
     }
-    let drivers = [("virtio-vdpa", BusDriver::VirtioVdpa), ("vhost-vdpa", BusDriver::VhostVdpa)];
     Ok(Via::Vduse {
-        driver: section.choice("driver", &drivers)?.unwrap_or(BusDriver::VirtioVdpa),
+        driver: section.choice("driver", &DRIVERS)?.unwrap_or(BusDriver::VirtioVdpa),
         bounce_bytes: section.read("bounce_size", "1MiB to 1GiB, a multiple of 1MiB", |value| {
             let bytes = size_bytes(value)?;
             ((MIB..=GIB).contains(&bytes) && bytes % MIB == 0).then_some(bytes)
@@ -150,9 +154,12 @@ fn via(section: &Section) -> Result<Via, Error> {
 /// What holds a disk's data: a stack of the file, or what the section itself says.
 fn backend(section: &Section, name: &str, stacks: &mut Stacks<'_>) -> Result<Backend, Error> {
     if !section.is_in_file()
+        && stacks.is_empty()
         && let Some(setting) = section.get("bdev")
     {
-        return Err(section.refuse(setting, "stacks are written in a file; see --config"));
+        let why =
+            "there are no bdevs; they are written in a file, see --config, or added with `ctl bdev add`";
+        return Err(section.refuse(setting, why));
     }
     let bdev = section.read("bdev", "the name of one [[bdev]]", |value| {
         value.text().filter(|name| is_name(name)).map(String::from)

@@ -27,22 +27,24 @@ pub(super) fn sections(flags: &Flags) -> Result<Sections, Error> {
         }
     }
     let reactor = Section { source: Source::Flags, title: "reactor".into(), settings };
-    let disks =
-        flags.disks.iter().enumerate().map(|(index, text)| disk(index, text)).collect::<Result<_, _>>()?;
+    let disks = flags
+        .disks
+        .iter()
+        .enumerate()
+        .map(|(index, text)| pairs("--disk", index, text))
+        .collect::<Result<_, _>>()?;
     // Its flags come on top of a file, too, so they are not read here.
     let control = Section { source: Source::Flags, title: "control".into(), settings: Vec::new() };
     Ok(Sections { reactor, control, bdevs: Vec::new(), disks })
 }
 
-fn disk(index: usize, text: &str) -> Result<Section, Error> {
-    let mut section = Section {
-        source: Source::Flag("--disk"),
-        title: format!("number {}", index + 1),
-        settings: Vec::new(),
-    };
+/// The pairs behind `flag`, of which this is one of several.
+pub(super) fn pairs(flag: &'static str, index: usize, text: &str) -> Result<Section, Error> {
+    let mut section =
+        Section { source: Source::Flag(flag), title: format!("number {}", index + 1), settings: Vec::new() };
     let pairs = split_at_commas(text);
     if let Some(name) = pairs.iter().find_map(|pair| pair.strip_prefix("name=")) {
-        section.title = format!("disk {}", name.escape_debug());
+        section.title = name.escape_debug().to_string();
     }
     for pair in pairs {
         let (key, value) = match pair.split_once('=') {

@@ -23,6 +23,10 @@ const ERRORS: [(&str, i32); 4] = [
     ("ETIMEDOUT", nix::libc::ETIMEDOUT),
 ];
 
+/// The words for how much data a failed I/O moves.
+pub(super) const MOVED: [(&str, Moved); 3] =
+    [("nothing", Moved::Nothing), ("part", Moved::Part), ("all", Moved::All)];
+
 /// Reads a layer's keys; `children` are those that it names.
 pub(super) fn read(section: &Section, kind: Type, children: Vec<Backend>) -> Result<BackendKind, Error> {
     if kind == Type::Raid0 {
@@ -105,11 +109,10 @@ fn key(section: &Section) -> Result<KeySource, Error> {
 
 fn error(section: &Section, child: Backend) -> Result<BackendKind, Error> {
     let errno = section.choice("error", &ERRORS)?.unwrap_or(nix::libc::EIO);
-    let parts = [("nothing", Moved::Nothing), ("part", Moved::Part), ("all", Moved::All)];
     Ok(BackendKind::Error {
         rule: rule::rule(section, &child)?,
         error: IoError::from_errno(errno),
-        moved: section.choice("moved", &parts)?.unwrap_or(Moved::Nothing),
+        moved: section.choice("moved", &MOVED)?.unwrap_or(Moved::Nothing),
         child: Box::new(child),
     })
 }

@@ -10,6 +10,15 @@ use crate::backend::{Direct, NullReads, Poll};
 const DEFAULT_BLOCK_SIZE: u32 = 512;
 const LARGEST_BLOCK_SIZE: u32 = 4096;
 
+/// The words for what reads of a null bdev give.
+pub(super) const READS: [(&str, NullReads); 2] =
+    [("untouched", NullReads::Untouched), ("zeroes", NullReads::Zeroes)];
+/// The words for O_DIRECT.
+pub(super) const DIRECT: [(&str, Direct); 3] =
+    [("auto", Direct::Auto), ("on", Direct::On), ("off", Direct::Off)];
+/// The words for poll queues.
+pub(super) const POLL: [(&str, Poll); 3] = [("auto", Poll::Auto), ("on", Poll::On), ("off", Poll::Off)];
+
 /// Reads a leaf's keys.
 pub(super) fn read(section: &Section, kind: Type) -> Result<BackendKind, Error> {
     let block_size = section.read("block_size", "512, 1024, 2048, 4096", |value| {
@@ -26,8 +35,7 @@ pub(super) fn read(section: &Section, kind: Type) -> Result<BackendKind, Error> 
     if kind == Type::Malloc {
         return Ok(BackendKind::Malloc { size_bytes, block_size });
     }
-    let words = [("untouched", NullReads::Untouched), ("zeroes", NullReads::Zeroes)];
-    let reads = section.choice("reads", &words)?.unwrap_or(NullReads::Untouched);
+    let reads = section.choice("reads", &READS)?.unwrap_or(NullReads::Untouched);
     Ok(BackendKind::Null { size_bytes, block_size, reads })
 }
 
@@ -35,12 +43,8 @@ fn aio(section: &Section, block_size: Option<u32>) -> Result<BackendKind, Error>
     let path = section.read("path", "the path of a file or block device", |value| {
         value.text().filter(|path| !path.is_empty() && !path.contains('\0')).map(Into::into)
     })?;
-    let direct = section
-        .choice("direct", &[("auto", Direct::Auto), ("on", Direct::On), ("off", Direct::Off)])?
-        .unwrap_or_default();
-    let poll = section
-        .choice("poll", &[("auto", Poll::Auto), ("on", Poll::On), ("off", Poll::Off)])?
-        .unwrap_or_default();
+    let direct = section.choice("direct", &DIRECT)?.unwrap_or_default();
+    let poll = section.choice("poll", &POLL)?.unwrap_or_default();
     let why = "type aio needs the path of a file or block device";
     let path = path.ok_or_else(|| section.missing("path", why))?;
     let read_only = section.flag("read_only")?;

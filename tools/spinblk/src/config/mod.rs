@@ -4,12 +4,15 @@
 //!   TOML text ──file──┐                          ┌─ stack: [[bdev]]s that name each other, as trees
 //!                     ├─► sections of settings ──check──► Config
 //!   flags ────flags───┘   (key, value, line)     └─ types, leaf, layer, rule: what one bdev's keys mean
+//!                               ▲                                          │
+//!                               └── change: one more, one less ◄──write────┘──save──► TOML text
 //! ```
 //!
 //! Everything that can be known without touching the machine is checked here. An error is one line that names the
 //! place, the key, the value and what is allowed.
 
 mod backend;
+mod change;
 mod check;
 mod control;
 mod file;
@@ -17,11 +20,13 @@ mod flags;
 mod layer;
 mod leaf;
 mod rule;
+mod save;
 mod setting;
 mod size;
 mod stack;
 mod target;
 mod types;
+mod write;
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -33,6 +38,7 @@ use crate::control::Endpoints;
 use crate::memory_lock::LockMemory;
 use crate::transport::BusDriver;
 pub use backend::{Backend, BackendKind, KeySource, Stack};
+pub(crate) use change::nothing_of;
 pub(crate) use check::show_cores;
 pub use flags::Flags;
 pub(crate) use layer::error_name;
@@ -67,6 +73,8 @@ pub struct Disk {
     pub name: String,
     /// What holds its data.
     pub backend: Backend,
+    /// Whether that is a `[[bdev]]`, which is there without the disk, too.
+    pub over_bdev: bool,
     /// Number of virtqueues.
     pub queues: u16,
     /// Entries of each virtqueue; a power of two.
@@ -152,7 +160,8 @@ pub fn stacks_from_file(path: &Path) -> Result<Vec<Stack>, Error> {
     stacks_from_toml(&read(path)?, &path.display().to_string())
 }
 
-fn read(path: &Path) -> Result<String, Error> {
+/// A file's text, if it is of a size that a configuration may have.
+pub(crate) fn read(path: &Path) -> Result<String, Error> {
     let failed = |source| Error::ConfigFile { path: path.into(), source };
     let mut text = String::new();
     let file = std::fs::File::open(path).map_err(failed)?;

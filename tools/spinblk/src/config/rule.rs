@@ -9,7 +9,7 @@ use super::size::{SIZE_FORMS, show_size};
 use crate::Error;
 use crate::backend::{Ops, Rule};
 
-const MILLION: u32 = 1_000_000;
+pub(super) const MILLION: u32 = 1_000_000;
 /// A longer one is a typing mistake.
 const MAX_LATENCY: Duration = Duration::from_secs(60);
 /// The names of operations, in the order in which they are shown.

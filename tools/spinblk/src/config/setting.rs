@@ -54,10 +54,11 @@ impl Value {
         }
     }
 
-    /// A list of texts.
+    /// A list of texts; in a flag `a+b`.
     pub(super) fn texts(&self) -> Option<Vec<String>> {
         match self {
             Self::List(values) => values.iter().map(|value| value.text().map(String::from)).collect(),
+            Self::Flag(text) => Some(text.split('+').map(String::from).collect()),
             _ => None,
         }
     }
@@ -234,9 +235,7 @@ impl Section {
                 let line = if line == 0 { *first } else { line };
                 format!("{name}:{line}: {}: ", self.title)
             }
-            Source::Flag(flag) => {
-                format!("{flag} {}: ", self.title.strip_prefix("disk ").unwrap_or(&self.title))
-            }
+            Source::Flag(flag) => format!("{flag} {}: ", self.title),
             Source::Flags => String::new(),
         }
     }

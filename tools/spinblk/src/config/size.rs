@@ -42,6 +42,13 @@ pub(crate) fn show_size(bytes: u64) -> String {
     format!("{value:.digits$} {}", UNITS[unit_index])
 }
 
+/// Bytes in the largest unit that leaves them whole, as [`parse_size`] reads them: `64KiB`, `1000`.
+pub(crate) fn exact_size(bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["", "KiB", "MiB", "GiB", "TiB"];
+    let power = if bytes == 0 { 0 } else { (bytes.trailing_zeros() as usize / 10).min(UNITS.len() - 1) };
+    format!("{}{}", bytes >> (10 * power), UNITS[power])
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -68,6 +75,16 @@ mod tests {
         for text in ["", "K", "-1", "1.5G", "1X", "1KiBs", "99999999999TiB", "1 2", "0x10", "1µB"] {
             assert_eq!(parse_size(text), None, "{text}");
         }
+    }
+
+    #[test]
+    fn exact_sizes_are_read_again() {
+        for (bytes, text) in
+            [(0, "0"), (1000, "1000"), (64 << 10, "64KiB"), (3 << 29, "1536MiB"), (1 << 63, "8388608TiB")]
+        {
+            assert_eq!((exact_size(bytes).as_str(), parse_size(text)), (text, Some(bytes)));
+        }
+        assert_eq!(parse_size(&exact_size(u64::MAX)), Some(u64::MAX));
     }
 
     #[test]

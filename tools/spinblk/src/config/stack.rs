@@ -55,6 +55,10 @@ impl<'a> Stacks<'a> {
         Ok(stacks)
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.nodes.is_empty()
+    }
+
     /// The stack that `disk` names in its key `bdev`.
     pub(super) fn take(&mut self, section: &Section, disk: &str, name: &str) -> Result<Backend, Error> {
         let index = self.find(section, "bdev", name)?;
@@ -119,11 +123,11 @@ impl<'a> Stacks<'a> {
             }
             (Some(User::Bdev(first)), _) => {
                 let first = &self.nodes[*first];
-                format!(
-                    "{name} is used by bdev {} ({}) already; allowed: once",
-                    first.name,
-                    first.section.position()
-                )
+                let position = match first.section.position() {
+                    position if position.is_empty() => position,
+                    position => format!(" ({position})"),
+                };
+                format!("{name} is used by bdev {}{position} already; allowed: once", first.name)
             }
             (Some(User::Disk(disk)), _) => format!("{name} is used by disk {disk} already; allowed: once"),
         };

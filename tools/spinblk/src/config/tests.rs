@@ -243,7 +243,11 @@ fn refusals_of_flags_name_disk_and_key() {
         ),
         ("1", &["name=d0,type=null,type=aio"], "--disk d0: type=aio: this key was given before"),
         ("1", &["name=d0"], "--disk d0: type: is missing; allowed: null, malloc, aio"),
-        ("1", &["name=d0,bdev=c0"], "--disk d0: bdev=c0: stacks are written in a file; see --config"),
+        (
+            "1",
+            &["name=d0,bdev=c0"],
+            "--disk d0: bdev=c0: there are no bdevs; they are written in a file, see --config, or added with `ctl bdev add`",
+        ),
         ("1", &["name=d0,ro"], "--disk d0: ro=: KEY=VALUE is wanted, with commas between"),
     ];
     for (cores, disks, want) in cases {

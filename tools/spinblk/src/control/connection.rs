@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   open ──an answer waits──► answering ──all is sent──► open          closing: the last answer is sent, what still
-//!     └────── the last answer ──► answering ──► closing ──► gone        comes is thrown away until the client leaves
+//!     ├────── the last answer ──► answering ──► closing ──► gone        comes is thrown away until the client leaves
+//!     └── a change ──► waiting ──its outcome──► answering               waiting has no deadline; a client may hang up
 //! ```
 //! It is read from only while no answer waits, so a client that does not read holds one answer at most.
 
@@ -14,8 +15,9 @@ use std::time::{Duration, Instant};
 use nix::poll::PollFlags;
 use nix::sys::socket::{Shutdown, shutdown};
 
+use super::changes::Outcome;
 use super::frame::Framer;
-use super::rpc::{Answer, RpcError, answer, last};
+use super::rpc::{Answer, Later, RpcError, answer, answer_later, last};
 use super::server::Limits;
 use super::state::State;
 use crate::metrics::Scrape;
@@ -45,6 +47,8 @@ pub(super) struct Connection {
     closing: bool,
     /// The client will send no more.
     ended: bool,
+    /// The request whose change is not made yet.
+    waiting: Option<Later>,
     /// There may be a whole request that is not answered yet.
     unread: bool,
     /// When the client last got on: the deadline counts from here.
@@ -70,6 +74,7 @@ impl Connection {
             last: false,
             closing: false,
             ended: false,
+            waiting: None,
             unread: false,
             since: Instant::now(),
         }
@@ -81,17 +86,23 @@ impl Connection {
 
     /// What it waits for.
     pub(super) fn interest(&self) -> PollFlags {
-        if self.answering() { PollFlags::POLLOUT } else { PollFlags::POLLIN }
+        match &self.waiting {
+            // Hanging up is told all the same.
+            Some(_) => PollFlags::empty(),
+            None if self.answering() => PollFlags::POLLOUT,
+            None => PollFlags::POLLIN,
+        }
     }
 
     /// Whether it has something to do that no event will tell of.
     pub(super) fn is_ready(&self) -> bool {
-        self.unread && !self.answering()
+        self.unread && !self.answering() && self.waiting.is_none()
     }
 
     /// When it will have taken too long.
     pub(super) fn deadline(&self, limits: &Limits) -> Option<Instant> {
         let limit = match &self.talk {
+            _ if self.waiting.is_some() => return None,
             _ if self.answering() => limits.stalled,
             _ if self.closing => LINGER.min(limits.stalled),
             Talk::Http(_) => limits.partial,
@@ -107,6 +118,10 @@ impl Connection {
 
     /// Gets on as far as it can without waiting, by one request at most. `false` when it is over.
     pub(super) fn turn(&mut self, state: &mut State, limits: &Limits) -> bool {
+        if self.waiting.is_some() {
+            // Nothing was waited for but that the client leaves.
+            return false;
+        }
         if self.answering() {
             return self.send();
         }
@@ -117,16 +132,32 @@ impl Connection {
             return false;
         }
         match self.next_answer(state, limits) {
-            Some(Answer { bytes, last }) => {
-                (self.output, self.sent, self.last) = (bytes, 0, last);
-                self.unread = !last;
-                self.since = Instant::now();
-                self.send()
-            }
+            Some(answer) => self.begin(answer),
             None => {
                 self.unread = false;
                 !self.ended
             }
+        }
+    }
+
+    fn begin(&mut self, Answer { bytes, last, later }: Answer) -> bool {
+        (self.output, self.sent, self.last) = (bytes, 0, last);
+        self.waiting = later;
+        self.unread = !last;
+        self.since = Instant::now();
+        self.send()
+    }
+
+    /// Whether it waits for the change of this ticket.
+    pub(super) fn waits_for(&self, ticket: u64) -> bool {
+        self.waiting.as_ref().is_some_and(|later| later.ticket == ticket)
+    }
+
+    /// Answers what it has waited for. `false` when it is over.
+    pub(super) fn finish(&mut self, outcome: Outcome, limits: &Limits) -> bool {
+        match self.waiting.take() {
+            Some(later) => self.begin(answer_later(later, outcome, limits.answer_bytes)),
+            None => true,
         }
     }
 

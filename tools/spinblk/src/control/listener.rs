@@ -1,5 +1,6 @@
 //! Where clients come in: unix sockets for this user alone, and a TCP port for Prometheus.
 
+use std::fmt;
 use std::fs;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -41,6 +42,15 @@ pub enum MetricsAddress {
 pub(crate) const METRICS_FORMS: &str = "ADDRESS:PORT such as 127.0.0.1:9500, or unix:PATH";
 /// What a socket's path may be, for people.
 pub(crate) const SOCKET_FORMS: &str = "the path of a unix socket, at most 107 bytes";
+
+impl fmt::Display for MetricsAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => write!(f, "{address}"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
 
 impl MetricsAddress {
     /// Reads `127.0.0.1:9500`, `[::1]:9500` or `unix:PATH`.

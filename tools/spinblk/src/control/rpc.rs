@@ -3,9 +3,11 @@
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
+use super::changes::Outcome;
 use super::frame::FrameError;
-use super::methods;
+use super::methods::{self, Ran};
 use super::state::State;
+use crate::Error;
 
 /// Requests that a batch may have.
 const MAX_BATCH: usize = 64;
@@ -18,6 +20,8 @@ const INTERNAL_ERROR: i32 = -32603;
 /// Our own, from the range that the standard leaves to servers.
 const TOO_LARGE: i32 = -32001;
 const UNAVAILABLE: i32 = -32002;
+const BUSY: i32 = -32003;
+const REFUSED: i32 = -32004;
 
 /// What goes back to a client.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -26,10 +30,29 @@ pub struct Answer {
     pub bytes: Vec<u8>,
     /// Whether the connection ends with it.
     pub last: bool,
+    /// There is none yet, but there will be.
+    pub(super) later: Option<Later>,
+}
+
+impl Answer {
+    /// One with which the connection ends.
+    pub(crate) fn last(bytes: Vec<u8>) -> Self {
+        Self { bytes, last: true, later: None }
+    }
+}
+
+/// A request that waits for its answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Later {
+    /// Of the change that it waits for.
+    pub(super) ticket: u64,
+    /// `None` for a notification, which wants no answer.
+    id: Option<Value>,
 }
 
 /// Why a request failed.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[error("{message}")]
 pub(crate) struct RpcError {
     code: i32,
     message: String,
@@ -52,6 +75,16 @@ impl RpcError {
         Self::new(UNAVAILABLE, why)
     }
 
+    /// More changes than may wait.
+    pub(crate) fn busy(waiting: usize) -> Self {
+        Self::new(BUSY, format!("busy: {waiting} changes wait already; try again"))
+    }
+
+    /// A change among other requests, which its answer would hold up.
+    pub(crate) fn in_a_batch() -> Self {
+        Self::invalid("a change is sent by itself, not in a batch")
+    }
+
     /// An answer that could not be written as JSON.
     pub(crate) fn internal(why: &serde_json::Error) -> Self {
         Self::new(INTERNAL_ERROR, format!("internal error: {why}"))
@@ -64,6 +97,12 @@ impl RpcError {
 
     fn invalid(why: &str) -> Self {
         Self::new(INVALID_REQUEST, format!("invalid request: {why}"))
+    }
+}
+
+impl From<Error> for RpcError {
+    fn from(error: Error) -> Self {
+        Self::new(REFUSED, error.one_line())
     }
 }
 
@@ -89,41 +128,67 @@ pub fn answer(frame: &[u8], state: &mut State, max_bytes: usize) -> Answer {
             Some(refusal(&RpcError::invalid(&why)))
         }
         Ok(Value::Array(batch)) => {
-            let answers: Vec<String> =
-                batch.into_iter().filter_map(|request| one(request, state, &mut room)).collect();
+            let one = |request| one(request, state, &mut room, false).text;
+            let answers: Vec<String> = batch.into_iter().filter_map(one).collect();
             (!answers.is_empty()).then(|| format!("[{}]", answers.join(",")))
         }
-        Ok(request) => one(request, state, &mut room),
+        Ok(request) => {
+            let One { text, later } = one(request, state, &mut room, true);
+            return Answer { bytes: line(text), last: false, later };
+        }
         // Where one value is broken nobody knows where the next begins.
         Err(e) => return last(&RpcError::new(PARSE_ERROR, format!("parse error: {e}"))),
     };
-    let bytes = text.map_or(Vec::new(), |text| (text + "\n").into_bytes());
-    Answer { bytes, last: false }
+    Answer { bytes: line(text), ..Answer::default() }
+}
+
+/// The answer to a request that has waited for it.
+pub(super) fn answer_later(later: Later, outcome: Outcome, max_bytes: usize) -> Answer {
+    let mut room = max_bytes;
+    let text = later.id.map(|id| reply(&id, outcome.map_err(RpcError::from), &mut room));
+    Answer { bytes: line(text), ..Answer::default() }
+}
+
+fn line(text: Option<String>) -> Vec<u8> {
+    text.map_or(Vec::new(), |text| (text + "\n").into_bytes())
 }
 
 /// The answer to what is no request, after which the connection ends.
 pub(crate) fn last(error: &RpcError) -> Answer {
-    Answer { bytes: (refusal(error) + "\n").into_bytes(), last: true }
+    Answer::last(line(Some(refusal(error))))
 }
 
-/// One request; no answer where it has no id.
-fn one(request: Value, state: &mut State, room: &mut usize) -> Option<String> {
-    let call = match Call::read(request) {
+/// What one request came to: a text, or the promise of one. Neither where it has no id and is no change.
+struct One {
+    text: Option<String>,
+    later: Option<Later>,
+}
+
+fn one(request: Value, state: &mut State, room: &mut usize, alone: bool) -> One {
+    let now = |text| One { text, later: None };
+    let Call { id, method, params } = match Call::read(request) {
         Ok(call) => call,
-        Err((id, e)) => return Some(failure(&id, &e)),
+        Err((id, e)) => return now(Some(failure(&id, &e))),
     };
-    let result = methods::run(&call.method, call.params, state);
-    let id = call.id?;
+    let result = match methods::run(&method, params, state, alone) {
+        Ok(Ran::Later(ticket)) => return One { text: None, later: Some(Later { ticket, id }) },
+        Ok(Ran::Now(result)) => Ok(result),
+        Err(e) => Err(e),
+    };
+    now(id.map(|id| reply(&id, result, room)))
+}
+
+fn reply(id: &Value, result: Result<Value, RpcError>, room: &mut usize) -> String {
     let text = match result {
         Ok(result) => json!({ "jsonrpc": "2.0", "id": id, "result": result }).to_string(),
-        Err(e) => failure(&id, &e),
+        Err(e) => failure(id, &e),
     };
     if text.len() > *room {
         let why = format!("the answer has {} bytes, too many: ask for less of it", text.len());
-        return Some(failure(&id, &RpcError::new(TOO_LARGE, why)));
+        return failure(id, &RpcError::new(TOO_LARGE, why));
     }
     *room -= text.len();
-    Some(text)
+    text
 }
 
 fn refusal(error: &RpcError) -> String {

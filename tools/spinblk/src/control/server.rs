@@ -1,8 +1,8 @@
 //! The control thread: waits for all clients at once and gives each its turn.
 
 use std::os::fd::AsFd;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -11,9 +11,10 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use spinblk_reactor::off_reactor_cores;
 use tracing::{debug, warn};
 
+use super::changes::Changes;
 use super::connection::Connection;
 use super::listener::{Bound, Listener};
-use super::state::State;
+use super::state::{State, lock};
 use crate::Error;
 
 /// A pause after an error, so that one that stays does not make the loop spin.
@@ -50,8 +51,8 @@ impl Default for Limits {
 }
 
 /// The running control thread. Dropping ends it and removes the sockets.
-#[derive(Debug)]
 pub struct Control {
+    state: Arc<Mutex<State>>,
     stop: Arc<AtomicBool>,
     wake: Arc<EventFd>,
     thread: Option<JoinHandle<()>>,
@@ -75,21 +76,30 @@ impl Control {
         let wake = EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
             .map_err(|e| Error::ControlThread(e.into()))?;
         let (wake, stop) = (Arc::new(wake), Arc::new(AtomicBool::new(false)));
+        // A bell that nobody rings keeps the place of one that is not there.
+        let done = state.changes.as_ref().map_or_else(|| Arc::clone(&wake), Changes::bell);
+        let state = Arc::new(Mutex::new(state));
         let server = Server {
             control,
             metrics,
             connections: Vec::new(),
-            state,
+            state: Arc::clone(&state),
             limits,
             stop: Arc::clone(&stop),
             wake: Arc::clone(&wake),
+            done,
         };
         let cores = polled_cores.to_vec();
         let thread = std::thread::Builder::new().name("control".into()).spawn(move || {
             off_reactor_cores(&cores);
             server.run();
         });
-        Ok(Some(Self { stop, wake, thread: Some(thread.map_err(Error::ControlThread)?) }))
+        Ok(Some(Self { state, stop, wake, thread: Some(thread.map_err(Error::ControlThread)?) }))
+    }
+
+    /// What it knows, for whoever changes that. To be held for a moment only: clients wait.
+    pub(crate) fn state(&self) -> Arc<Mutex<State>> {
+        Arc::clone(&self.state)
     }
 }
 
@@ -108,10 +118,12 @@ struct Server {
     control: Option<Listener>,
     metrics: Option<Listener>,
     connections: Vec<Connection>,
-    state: State,
+    state: Arc<Mutex<State>>,
     limits: Limits,
     stop: Arc<AtomicBool>,
     wake: Arc<EventFd>,
+    /// Rings when a change is made.
+    done: Arc<EventFd>,
 }
 
 impl Server {
@@ -119,12 +131,16 @@ impl Server {
         while !self.stop.load(Ordering::Acquire) {
             let mut happened = self.wait().into_iter();
             let mut next = || happened.next().unwrap_or(false);
-            let (_wake, control, metrics) = (next(), next(), next());
-            let (state, limits) = (&mut self.state, &self.limits);
+            let (_wake, done, control, metrics) = (next(), next(), next(), next());
+            let (mut state, limits) = (lock(&self.state), &self.limits);
             self.connections.retain_mut(|connection| {
                 let due = next() || connection.is_ready();
-                !due || connection.turn(state, limits)
+                !due || connection.turn(&mut state, limits)
             });
+            drop(state);
+            if done {
+                self.finish_changes();
+            }
             let now = Instant::now();
             self.connections.retain(|connection| {
                 let late = connection.deadline(&self.limits).is_some_and(|deadline| deadline <= now);
@@ -140,13 +156,27 @@ impl Server {
                 self.accept(true);
             }
         }
+        // The change that was being made when the end came has an outcome by now.
+        self.finish_changes();
     }
 
-    /// Waits until something happens or is late; says of the eventfd, both listeners and each connection whether
+    /// Gives outcomes to the clients that wait for them; one that has left misses its own.
+    fn finish_changes(&mut self) {
+        while let Some((ticket, outcome)) = lock(&self.state).changes.as_ref().and_then(Changes::done) {
+            let found = self.connections.iter().position(|connection| connection.waits_for(ticket));
+            let Some(at) = found else { continue };
+            if !self.connections[at].finish(outcome, &self.limits) {
+                self.connections.remove(at);
+            }
+        }
+    }
+
+    /// Waits until something happens or is late; says of both eventfds, both listeners and each connection whether
     /// something happened to it.
     fn wait(&self) -> Vec<bool> {
         let timeout = self.timeout();
-        let mut fds = vec![PollFd::new(self.wake.as_fd(), PollFlags::POLLIN)];
+        let bells = [&self.wake, &self.done];
+        let mut fds: Vec<_> = bells.iter().map(|bell| PollFd::new(bell.as_fd(), PollFlags::POLLIN)).collect();
         for (listener, is_http) in [(&self.control, false), (&self.metrics, true)] {
             // One that is not to be accepted from stands for nothing, and the eventfd keeps its place.
             let open = listener.as_ref().filter(|_| self.has_room(is_http));

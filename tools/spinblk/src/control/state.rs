@@ -1,15 +1,16 @@
 //! What the control thread knows: the disks with their boards, the reactors, and since when it counts.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use spinblk_bdev::Bdev;
 use spinblk_perf::{QueueBoard, QueueSnapshot};
 
 use super::LogFilter;
-use crate::api::ReactorInfo;
+use super::changes::Changes;
+use crate::api::{ReactorInfo, UnusedBdev};
 
 /// Reads a reactor's counters, which does not disturb it.
 pub type ReadReactor = Box<dyn Fn() -> ReactorInfo + Send>;
@@ -70,10 +71,14 @@ impl Queue {
 pub struct State {
     /// The disks, in the order of the configuration.
     pub disks: Vec<Disk>,
+    /// Bdevs of the configuration that no disk stands on.
+    pub unused: Vec<UnusedBdev>,
     /// The reactors.
     pub reactors: Vec<ReadReactor>,
     /// What is logged.
     pub log: LogFilter,
+    /// Where changes of all this go; without it there are none.
+    pub(super) changes: Option<Changes>,
     started: Instant,
     counting_since: Instant,
 }
@@ -83,7 +88,12 @@ impl State {
     #[must_use]
     pub fn new(disks: Vec<Disk>, reactors: Vec<ReadReactor>, log: LogFilter) -> Self {
         let now = Instant::now();
-        Self { disks, reactors, log, started: now, counting_since: now }
+        Self { disks, unused: Vec::new(), reactors, log, changes: None, started: now, counting_since: now }
+    }
+
+    /// With somebody who makes changes.
+    pub(crate) fn with_changes(self, changes: Changes) -> Self {
+        Self { changes: Some(changes), ..self }
     }
 
     pub(super) fn uptime_ms(&self) -> u64 {
@@ -100,6 +110,11 @@ impl State {
         self.disks.iter_mut().flat_map(|disk| &mut disk.queues).for_each(Queue::reset);
         self.counting_since = Instant::now();
     }
+}
+
+/// The state, whoever else has left it in a panic: each change of it is one step.
+pub(crate) fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn elapsed_ms(since: Instant) -> u64 {

@@ -4,14 +4,19 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
+use crate::Error;
 use crate::api::{
-    Auto, Class, DEFAULT_SOCKET, HistogramsParams, Op, SlowParams, StageName, StatsParams, Threshold,
+    Auto, Class, DEFAULT_SOCKET, Given, HistogramsParams, Op, ResizeParams, SlowParams, StageName,
+    StatsParams, Threshold,
 };
+use crate::config::{SIZE_FORMS, parse_size, read};
 
 pub(crate) const CTL_HELP: &str = "\
 Asks a `spinblk serve` that was started with --control (or [control] socket = \"...\" in its file), by the same user.
 
-Nothing that is asked disturbs the disks: the answers are read from counters that the cores write anyway.";
+Nothing that is asked disturbs the disks: the answers are read from counters that the cores write anyway. \
+What is changed (disk, bdev, resize) takes as long as it needs, one change after the other, and disturbs no other disk. \
+Changes are gone with the daemon unless they are saved.";
 
 pub(crate) const CTL_EXAMPLES: &str = "\
 Examples:
@@ -20,6 +25,12 @@ Examples:
   spinblk ctl slow d0 --last 20
   spinblk ctl threshold d0 2ms
   spinblk ctl stats --json
+  spinblk ctl disk add name=d1,type=malloc,size=64MiB
+  spinblk ctl disk add --file d1.toml
+  spinblk ctl disk remove d1
+  spinblk ctl bdev add name=a,type=aio,path=/srv/a.img
+  spinblk ctl resize d0 2GiB
+  spinblk ctl save-config /etc/spinblk.toml
   spinblk ctl raw '{\"jsonrpc\": \"2.0\", \"id\": 1, \"method\": \"reactors\"}'";
 
 /// Flags of `ctl`.
@@ -70,11 +81,90 @@ pub enum CtlCommand {
         /// As --log: error, warn, info, debug, trace, or a filter such as spinblk_vduse=debug
         filter: String,
     },
+    /// Add or remove a disk
+    #[command(subcommand)]
+    Disk(DiskCommand),
+    /// Add or remove a block device
+    #[command(subcommand)]
+    Bdev(BdevCommand),
+    /// Give a disk another size, or take on what its file or device has now
+    Resize(ResizeFlags),
+    /// Print the running configuration as TOML, or have the daemon write it
+    SaveConfig {
+        /// The file, which is replaced
+        path: Option<PathBuf>,
+    },
     /// Send any request and print its answer
     Raw {
         /// A JSON-RPC request, or an array of them
         request: String,
     },
+}
+
+/// What is done about disks.
+#[derive(Clone, Debug, Subcommand)]
+pub enum DiskCommand {
+    /// Serve one more disk, on the cores that are polled already
+    Add(AddFlags),
+    /// Drain a disk, detach its driver or client, and serve it no more; its bdevs stay for others
+    Remove {
+        /// The disk
+        disk: String,
+    },
+}
+
+/// What is done about bdevs.
+#[derive(Clone, Debug, Subcommand)]
+pub enum BdevCommand {
+    /// Add one to the configuration, for disks to stand on; it is opened with the first of them
+    Add(AddFlags),
+    /// Remove one that nobody stands on
+    Remove {
+        /// The bdev
+        bdev: String,
+    },
+}
+
+/// What is added.
+#[derive(Clone, Debug, Args)]
+#[group(required = true, multiple = false)]
+pub struct AddFlags {
+    /// As in `serve --disk`; for a bdev with the keys of its type, lists as a+b
+    #[arg(value_name = "KEY=VALUE,...")]
+    pub keys: Option<String>,
+    /// A TOML file with the [[bdev]] sections; for a disk with one [[disk]] and the bdevs that it needs
+    #[arg(long, value_name = "FILE")]
+    pub file: Option<PathBuf>,
+}
+
+/// What gets which size.
+#[derive(Clone, Debug, Args)]
+pub struct ResizeFlags {
+    /// The disk; a bdev with --bdev
+    pub name: String,
+    /// The size, such as 2GiB; without it, what the file or device has now
+    #[arg(value_parser = |text: &str| parse_size(text).ok_or(format!("wanted: {SIZE_FORMS}")))]
+    pub size: Option<u64>,
+    /// The name is that of a bdev under a disk
+    #[arg(long)]
+    pub bdev: bool,
+}
+
+impl AddFlags {
+    pub(super) fn to_given(&self) -> Result<Given, Error> {
+        match (&self.keys, &self.file) {
+            (_, Some(file)) => Ok(Given::Toml(read(file)?)),
+            (keys, None) => Ok(Given::Flags(keys.clone().unwrap_or_default())),
+        }
+    }
+}
+
+impl ResizeFlags {
+    pub(super) fn to_params(&self) -> ResizeParams {
+        let name = Some(self.name.clone());
+        let (disk, bdev) = if self.bdev { (None, name) } else { (name, None) };
+        ResizeParams { disk, bdev, size_bytes: self.size }
+    }
 }
 
 /// Which queues.

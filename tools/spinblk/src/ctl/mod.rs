@@ -6,12 +6,15 @@ mod args;
 mod tables;
 
 use std::io::Write;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use serde_json::Value;
 
+pub use args::{
+    AddFlags, BdevCommand, CtlArgs, CtlCommand, DiskCommand, HistFlags, QueueFlags, ResizeFlags, SlowFlags,
+};
 pub(crate) use args::{CTL_EXAMPLES, CTL_HELP};
-pub use args::{CtlArgs, CtlCommand, HistFlags, QueueFlags, SlowFlags};
 
 use crate::Error;
 use crate::api::{self, Client, Method};
@@ -54,8 +57,39 @@ fn ask(client: &mut Client, command: &CtlCommand, json: bool) -> Result<String, 
         CtlCommand::Log { filter } => {
             asked.show::<api::LogLevel>(&api::LogLevelParams { filter: filter.clone() }, tables::log)
         }
+        CtlCommand::Disk(DiskCommand::Add(flags)) => {
+            asked.show::<api::DiskAdd>(&flags.to_given()?, tables::disk_added)
+        }
+        CtlCommand::Disk(DiskCommand::Remove { disk }) => remove_disk(&mut asked, disk),
+        CtlCommand::Bdev(BdevCommand::Add(flags)) => {
+            asked.show::<api::BdevAdd>(&flags.to_given()?, tables::bdevs_added)
+        }
+        CtlCommand::Bdev(BdevCommand::Remove { bdev }) => {
+            asked.show::<api::BdevRemove>(&api::BdevName { bdev: bdev.clone() }, tables::bdev_removed)
+        }
+        CtlCommand::Resize(flags) => asked.show::<api::Resize>(&flags.to_params(), tables::resized),
+        CtlCommand::SaveConfig { path } => {
+            let params = api::SaveConfigParams { path: path.as_deref().map(absolute).transpose()? };
+            asked.show::<api::SaveConfig>(&params, tables::saved)
+        }
         CtlCommand::Raw { request } => raw(asked.client, request),
     }
+}
+
+/// A disk that was not put away as it should be is a failure, though it is gone.
+fn remove_disk(asked: &mut Asked<'_>, disk: &str) -> Result<String, Error> {
+    let removed = asked.client.call::<api::DiskRemove>(&api::DiskName { disk: disk.into() })?;
+    match removed.problems.join("; ") {
+        none if none.is_empty() => {
+            Ok(if asked.json { pretty(&removed) } else { tables::disk_removed(&removed) })
+        }
+        problems => Err(Error::Unclean(format!("disk {disk} was removed, but: {problems}"))),
+    }
+}
+
+/// The daemon may be in another folder.
+fn absolute(path: &Path) -> Result<PathBuf, Error> {
+    std::path::absolute(path).map_err(|e| Error::Usage(format!("{}: {e}", path.display())))
 }
 
 /// A daemon, and how its answers are shown.

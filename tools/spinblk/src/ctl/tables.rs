@@ -65,11 +65,47 @@ pub(super) fn disks(list: &api::DiskList) -> String {
 pub(super) fn bdevs(list: &api::BdevList) -> String {
     let mut rows = Vec::new();
     list.bdevs.iter().for_each(|bdev| bdev_rows(bdev, 0, &mut rows));
-    table(
+    let mut text = table(
         ["bdev", "type", "size", "block", "read-only", "flush", "discard", "write-zeroes"],
         usize::MAX,
         rows,
-    )
+    );
+    for bdev in &list.unused {
+        let _ = writeln!(text, "{} ({}): no disk stands on it", bdev.name, bdev.kind);
+    }
+    text
+}
+
+pub(super) fn disk_added(added: &api::DiskAdded) -> String {
+    let (disk, count) = (&added.disk, added.disk.queues.len());
+    let path = disk.path.as_ref().map_or("no device node".into(), |path| path.display().to_string());
+    let (size, via) = (show_size(disk.size_bytes), &disk.transport);
+    format!("{}: {path}, {} {size}, {count} queue(s) of {}, {via}\n", disk.name, disk.kind, disk.queue_size)
+}
+
+pub(super) fn disk_removed(removed: &api::DiskRemoved) -> String {
+    format!("{}: removed\n", removed.disk)
+}
+
+pub(super) fn bdevs_added(added: &api::BdevAdded) -> String {
+    format!("{}: added, for disks to stand on\n", added.bdevs.join(", "))
+}
+
+pub(super) fn bdev_removed(removed: &api::BdevName) -> String {
+    format!("{}: removed\n", removed.bdev)
+}
+
+pub(super) fn resized(resized: &api::Resized) -> String {
+    let (bdev, disk) = (show_size(resized.bdev_size_bytes), show_size(resized.disk_size_bytes));
+    format!("{}: {disk}, its bdev {} {bdev}\n", resized.disk, resized.bdev)
+}
+
+/// The text itself where no file has it.
+pub(super) fn saved(saved: &api::SavedConfig) -> String {
+    match &saved.path {
+        Some(path) => format!("saved to {}\n", path.display()),
+        None => saved.toml.clone(),
+    }
 }
 
 fn bdev_rows(bdev: &api::BdevInfo, depth: usize, rows: &mut Vec<[String; 8]>) {

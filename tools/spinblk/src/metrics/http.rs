@@ -32,7 +32,7 @@ impl Scrape {
             }
             Err(e) => response("400 Bad Request", "", &format!("{e}\n")),
         };
-        Some(Answer { bytes, last: true })
+        Some(Answer::last(bytes))
     }
 }
 

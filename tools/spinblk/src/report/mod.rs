@@ -5,14 +5,13 @@ mod text;
 pub(crate) use text::show_ns;
 
 use std::collections::BTreeMap;
-use std::io::Write;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use spinblk_perf::{BackendCounters, Clock, Latency, OpKind, OpSnapshot, QueueSnapshot, Stage};
 
 use crate::Error;
+use crate::replace::{folder, replace};
 use crate::transport::{DiskReport as ExportReport, QueueReport as ExportQueue};
 
 /// The report of one run.
@@ -20,7 +19,7 @@ use crate::transport::{DiskReport as ExportReport, QueueReport as ExportQueue};
 pub struct Report {
     /// What time stamps come from: `tsc` or `clock_gettime`.
     pub clock: &'static str,
-    /// One for each disk, in the order of the configuration.
+    /// One for each disk: those that were removed meanwhile, then the others in the order of the configuration.
     pub disks: Vec<DiskReport>,
     /// One for each reactor.
     pub reactors: Vec<ReactorReport>,
@@ -273,15 +272,12 @@ impl BackendReport {
 
 /// Writes any report as JSON: readers see the old file or the whole new one, never a part.
 pub(crate) fn write_json(report: &impl Serialize, path: &Path) -> Result<(), Error> {
-    let failed = |source| Error::Report { path: path.into(), source };
     // As any file that the user makes: the umask decides who reads it.
-    let mode = std::fs::Permissions::from_mode(0o666);
-    let temporary = tempfile::Builder::new().permissions(mode).tempfile_in(directory(path));
-    let mut file = temporary.map_err(failed)?;
-    serde_json::to_writer_pretty(&mut file, report).map_err(|e| failed(e.into()))?;
-    writeln!(file).and_then(|()| file.as_file().sync_all()).map_err(failed)?;
-    file.persist(path).map_err(|e| failed(e.error))?;
-    Ok(())
+    let written = replace(path, 0o666, |file| {
+        serde_json::to_writer_pretty(&mut *file, report)?;
+        writeln!(file)
+    });
+    written.map_err(|source| Error::Report { path: path.into(), source })
 }
 
 /// Finds out now whether the report can be written at the end, after hours of measuring.
@@ -291,14 +287,7 @@ pub(crate) fn check_writable(path: &Path) -> Result<(), Error> {
     if path.file_name().is_none() || (path.exists() && !path.is_file()) {
         return Err(failed(std::io::Error::other("not a regular file")));
     }
-    tempfile::tempfile_in(directory(path)).map(drop).map_err(failed)
-}
-
-fn directory(path: &Path) -> &Path {
-    match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    }
+    tempfile::tempfile_in(folder(path)).map(drop).map_err(failed)
 }
 
 #[cfg(test)]

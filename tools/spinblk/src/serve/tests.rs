@@ -1,5 +1,7 @@
 //! Tests of a whole life of `serve`, on a real reactor and with a transport that has no kernel behind it.
 
+mod changes;
+
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard};
 use std::time::Instant;
@@ -10,7 +12,7 @@ use spinblk_reactor::Handle;
 
 use super::*;
 use crate::config::{Flags, Via};
-use crate::transport::DiskReport;
+use crate::transport::{DiskReport, Exported, QueueReport};
 
 /// What happens when the disk of this number (from 0) is started.
 enum Then {
@@ -24,12 +26,15 @@ struct Fake {
     then: Then,
     started: AtomicUsize,
     stopped: Arc<AtomicUsize>,
+    /// Guests told of another size.
+    told: Arc<AtomicUsize>,
     problem: bool,
 }
 
 impl Fake {
     fn new(at: usize, then: Then) -> Self {
-        Self { at, then, started: AtomicUsize::new(0), stopped: Arc::default(), problem: false }
+        let (stopped, told) = (Arc::default(), Arc::default());
+        Self { at, then, started: AtomicUsize::new(0), stopped, told, problem: false }
     }
 
     fn counts(&self) -> (usize, usize) {
@@ -70,6 +75,7 @@ impl Transport for Fake {
             core: reactors[0].core(),
             _reactors: reactors.to_vec(),
             stopped,
+            told: Arc::clone(&self.told),
             problem,
         }))
     }
@@ -80,6 +86,7 @@ struct FakeExport {
     core: usize,
     _reactors: Vec<Arc<Handle>>,
     stopped: Arc<AtomicUsize>,
+    told: Arc<AtomicUsize>,
     problem: bool,
 }
 
@@ -101,6 +108,7 @@ impl Exported for FakeExport {
     }
 
     fn resize(&self) -> Result<(), Error> {
+        self.told.fetch_add(1, Ordering::SeqCst);
         Ok(())
     }
 

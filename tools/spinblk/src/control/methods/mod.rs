@@ -1,16 +1,19 @@
-//! The methods: a function each, from parameters to result.
+//! The methods: a function each, from parameters to result, or to the change that has one.
 
 mod change;
+mod configure;
 mod measure;
 mod status;
 
 pub(crate) use measure::latency_of;
+pub(crate) use status::disk_info;
 
 use serde_json::{Map, Value};
 
 use super::rpc::{RpcError, no_such_method, params};
 use super::state::{Disk, Queue, State};
 use crate::api::{self, Method};
+use configure::CHANGES;
 
 /// What a method does.
 trait Handle: Method {
@@ -43,17 +46,41 @@ fn run_one<M: Handle>(given: Map<String, Value>, state: &mut State) -> Result<Va
     serde_json::to_value(result).map_err(|e| RpcError::internal(&e))
 }
 
-/// Runs the method of this name.
-pub(super) fn run(name: &str, given: Map<String, Value>, state: &mut State) -> Result<Value, RpcError> {
-    match TABLE.iter().find(|(known, _)| *known == name) {
-        Some((_, run)) => run(given, state),
-        None => Err(no_such_method(name, &names().collect::<Vec<_>>().join(", "))),
+/// What running a method came to.
+pub(super) enum Ran {
+    /// Its result.
+    Now(Value),
+    /// A change that was asked for, by its ticket.
+    Later(u64),
+}
+
+/// Runs the method of this name; only one that is `alone` may be answered later.
+pub(super) fn run(
+    name: &str,
+    given: Map<String, Value>,
+    state: &mut State,
+    alone: bool,
+) -> Result<Ran, RpcError> {
+    if let Some((_, run)) = TABLE.iter().find(|(known, _)| *known == name) {
+        return run(given, state).map(Ran::Now);
+    }
+    let Some((_, read)) = CHANGES.iter().find(|(known, _)| *known == name) else {
+        return Err(no_such_method(name, &names().collect::<Vec<_>>().join(", ")));
+    };
+    let change = read(given)?;
+    if !alone {
+        return Err(RpcError::in_a_batch());
+    }
+    match &mut state.changes {
+        Some(changes) => changes.ask(change).map(Ran::Later),
+        None => Err(RpcError::unavailable("the disks belong to another part of this program")),
     }
 }
 
 /// The names of all methods.
 pub fn names() -> impl Iterator<Item = &'static str> {
-    TABLE.iter().map(|(name, _)| *name)
+    let changes = CHANGES.iter().map(|(name, _)| *name);
+    TABLE.iter().map(|(name, _)| *name).chain(changes)
 }
 
 /// The disk and queue that a request names, or all of them. A name that nobody has is a mistake.

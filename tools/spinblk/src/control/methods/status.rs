@@ -34,7 +34,8 @@ impl Handle for api::Disks {
     }
 }
 
-fn disk_info(disk: &Disk) -> api::DiskInfo {
+/// A disk as clients see it.
+pub(crate) fn disk_info(disk: &Disk) -> api::DiskInfo {
     let queue = |queue: &Queue| api::QueueInfo { index: queue.index, core: queue.core };
     let info = disk.bdev.info();
     api::DiskInfo {
@@ -53,7 +54,8 @@ fn disk_info(disk: &Disk) -> api::DiskInfo {
 
 impl Handle for api::Bdevs {
     fn handle(_: api::NoParams, state: &mut State) -> Result<api::BdevList, RpcError> {
-        Ok(api::BdevList { bdevs: state.disks.iter().map(|disk| bdev_info(&*disk.bdev)).collect() })
+        let bdevs = state.disks.iter().map(|disk| bdev_info(&*disk.bdev)).collect();
+        Ok(api::BdevList { bdevs, unused: state.unused.clone() })
     }
 }
 
