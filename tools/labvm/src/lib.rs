@@ -22,6 +22,7 @@ pub mod init;
 mod block;
 mod command;
 mod container;
+mod ctl;
 mod fail;
 mod fio;
 mod host;

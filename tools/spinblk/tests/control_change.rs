@@ -106,6 +106,9 @@ fn what_cannot_be_is_refused_and_changes_nothing() {
     let no_core = if daemon.core == 0 { 1 } else { 0 };
     let only = format!("core {no_core} has no reactor; allowed: {}", daemon.core);
     let in_use = daemon.at("d0.sock");
+    let socket = daemon.at("d1.sock");
+    let no_file =
+        format!("name=d1,type=aio,path=/no/such/file,transport=vhost-user,socket={}", socket.display());
     std::fs::write(daemon.at("file"), "text").unwrap();
     let cases = [
         ("disk_add", with("name", json!("d0")), "another disk has this name"),
@@ -115,7 +118,7 @@ fn what_cannot_be_is_refused_and_changes_nothing() {
         ("disk_add", with("socket", json!(daemon.at("control.sock"))), "disk d1"),
         ("disk_add", with("socket", json!(daemon.at("file"))), "exists and is not a socket"),
         ("disk_add", with("socket", json!(daemon.at("no/d1.sock"))), "make its directory first"),
-        ("disk_add", json!({ "flags": "name=d1,type=aio,path=/no/such/file" }), "No such file"),
+        ("disk_add", json!({ "flags": no_file }), "No such file"),
         ("disk_add", json!({ "toml": "[reactor]\ncores = [0]\n" }), "fixed at the start"),
         ("disk_remove", json!({ "disk": "d1" }), "there is no disk d1; did you mean d0?"),
         ("bdev_add", json!({ "flags": "name=spare,type=null,size=1M" }), "another bdev has this name"),

@@ -1,6 +1,6 @@
 //! Where the time went: what is slow on purpose is found by its stage and by its requests, and counts are fio's.
 
-use crate::command::Cmd;
+use crate::ctl::{SOCKET, ask, list, number};
 use crate::fail::{Fail, ensure};
 use crate::fio::{FioJob, FioResult};
 use crate::lab::Lab;
@@ -13,7 +13,6 @@ use std::path::Path;
 use std::thread::sleep;
 use std::time::Duration;
 
-const SOCKET: &str = "/tmp/spinblk-control.sock";
 const READS: u64 = 6000;
 const LATENCY_NS: u64 = 2_000_000;
 /// The delay counts from inside the submission, the stage from its end.
@@ -44,22 +43,6 @@ pub(super) fn run(lab: &mut Lab) -> Result<(), Fail> {
     slow_requests_are_named(lab, &fio)?;
     a_stall_is_seen(lab, &daemon, &device)?;
     daemon.stop().map(drop)
-}
-
-/// An answer of the daemon.
-fn ask(words: &[&str]) -> Result<Value, Fail> {
-    let text =
-        Cmd::new("spinblk").args(["ctl", "--socket", SOCKET, "--json"]).args(words.iter().copied()).run()?;
-    serde_json::from_str(&text)
-        .map_err(|source| Fail::Json { what: format!("ctl {}", words.join(" ")), source })
-}
-
-fn number(value: &Value) -> u64 {
-    value.as_u64().unwrap_or(0)
-}
-
-fn list(value: &Value) -> &[Value] {
-    value.as_array().map_or(&[], Vec::as_slice)
 }
 
 fn counts_are_fios(lab: &Lab, fio: &FioResult) -> Result<(), Fail> {

@@ -1,6 +1,7 @@
 //! The scenarios, and the table by which the host knows them.
 
 mod bench;
+mod change;
 mod command_line;
 mod conformance;
 mod container;
@@ -153,6 +154,12 @@ pub const TABLE: &[Scenario] = &[
     Scenario::new("restart", "20 lives of the daemon, nothing left", lifecycle::restart),
     Scenario::new("rebind-under-load", "reset under load, and working again", lifecycle::rebind_under_load)
         .bound_s(300),
+    Scenario::new(
+        "hot-change",
+        "disks come and go on a running spinblk, and their neighbour sees no error",
+        change::hot_change,
+    )
+    .bound_s(300),
     Scenario::new(
         "stop-under-load",
         "SIGTERM under load leaves the kernel clean",

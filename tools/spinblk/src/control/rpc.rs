@@ -259,7 +259,8 @@ pub(crate) fn params<P: DeserializeOwned>(given: Map<String, Value>) -> Result<P
     serde_path_to_error::deserialize(Value::Object(given)).map_err(|e| {
         let (path, reason) = (e.path().to_string(), e.inner().to_string());
         // Of a field that is missing or unknown the path is that of the object, and the message has its name.
-        let named = (path == ".").then(|| reason.split('`').nth(1)).flatten().unwrap_or(&path);
+        let of_object = || reason.split('`').nth(1).unwrap_or("params");
+        let named = if path == "." { of_object() } else { &path };
         RpcError::param(named, reason.as_str())
     })
 }

@@ -221,7 +221,9 @@ impl<'a> Running<'a> {
 
     /// Stops everything, disks that were removed before included in the report.
     pub(super) fn stop(self, signals: &Signals) -> Report {
-        let Self { reactors, watchdog, disks, removed, mut problems, .. } = self;
+        let Self { reactors, watchdog, disks, removed, mut problems, shown, .. } = self;
+        // It reads the reactors' counters, and must be gone when they are to stop.
+        drop(shown);
         let stopped = stop_disks(disks, signals);
         drop(watchdog);
         let (reactors, more) = reactors.stop();
