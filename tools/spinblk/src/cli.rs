@@ -24,7 +24,8 @@ const SERVE_HELP: &str = "\
 Exports disks through the kernel's VDUSE or on vhost-user sockets and serves them until SIGINT, SIGTERM or SIGHUP.
 
 Each core of --cores gets one thread that polls all the time and takes that core whole: leave at least one core for \
-everything else. Prints a line for each disk, then `ready`; at the end the operations, latencies and queues of each.";
+everything else. Prints a line for each disk, then `ready`; at the end the operations, latencies and queues of each. \
+With --control, `spinblk ctl` adds and removes disks meanwhile.";
 
 const SERVE_EXAMPLES: &str = "\
 Keys of --disk (in brackets what is taken when a key is not given):
@@ -170,7 +171,7 @@ pub enum Command {
         #[command(subcommand)]
         command: BdevCommand,
     },
-    /// Ask a running `spinblk serve` about its disks, latencies and reactors
+    /// Ask a running `spinblk serve` about its disks, latencies and reactors, and change its disks
     #[command(long_about = CTL_HELP, after_help = CTL_EXAMPLES)]
     Ctl(CtlArgs),
     /// Tell what this machine lacks for serving disks, and the fix for each

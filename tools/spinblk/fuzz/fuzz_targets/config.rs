@@ -36,6 +36,13 @@ fn check_stacks(stacks: &[Stack]) {
     }
 }
 
+/// What is saved is read again, and is saved as the same.
+fn check_saved(config: &Config) {
+    let saved = config.to_toml();
+    let again = Config::from_toml(&saved, "saved.toml").unwrap_or_else(|error| panic!("{error}\n{saved}"));
+    assert_eq!(again.to_toml(), saved);
+}
+
 fuzz_target!(|text: &str| {
     match stacks_from_toml(text, "s.toml") {
         Ok(stacks) => check_stacks(&stacks),
@@ -43,7 +50,9 @@ fuzz_target!(|text: &str| {
     }
     match Config::from_toml(text, "s.toml") {
         Ok(config) => {
-            assert!(!config.disks.is_empty() && !config.cores.is_empty());
+            assert!(!config.disks.is_empty() || config.control.socket.is_some());
+            assert!(!config.cores.is_empty());
+            check_saved(&config);
             check_stacks(&config.into_stacks());
         }
         Err(error) => check_message(&error, text),

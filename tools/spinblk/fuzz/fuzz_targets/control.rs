@@ -15,6 +15,7 @@ use spinblk_perf::{Clock, Group, OpKind, QueueBoard, Stamps};
 const MAX_REQUEST_BYTES: usize = 4096;
 const MAX_ANSWER_BYTES: usize = 1 << 20;
 
+/// Nobody makes changes here: they are read, checked as far as the control thread does, and refused.
 fn state() -> State {
     let (board, clock) = (QueueBoard::new(), Clock::get());
     let stamps = Stamps { returned: 1 << 30, ..Stamps::default() };

@@ -96,7 +96,7 @@ impl Backend {
         let now = bdev.info().size_bytes();
         match &mut self.kind {
             BackendKind::Null { size_bytes, .. } | BackendKind::Malloc { size_bytes, .. } => {
-                *size_bytes = now
+                *size_bytes = now;
             }
             BackendKind::Aio { create_bytes, .. } => *create_bytes = create_bytes.map(|_| now),
             BackendKind::Raid0 { children, .. } => {

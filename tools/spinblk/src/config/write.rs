@@ -37,7 +37,7 @@ pub(super) fn sections(config: &Config) -> Sections {
 }
 
 fn control(Endpoints { socket, metrics }: &Endpoints) -> Vec<Setting> {
-    let socket = socket.as_ref().map(|path| text("socket", path.display()));
+    let socket = socket.as_ref().map(|path| text("socket", &path.display()));
     socket.into_iter().chain(metrics.as_ref().map(|address| text("metrics", address))).collect()
 }
 
@@ -63,7 +63,7 @@ fn disk_section(disk: &Disk) -> Section {
             settings.push(boolean("packed", *packed));
         }
         Via::VhostUser { socket } => {
-            settings.extend([text("transport", "vhost-user"), text("socket", socket.display())]);
+            settings.extend([text("transport", "vhost-user"), text("socket", &socket.display())]);
         }
     }
     let place = if disk.over_bdev { "" } else { &disk.backend.place };
@@ -96,7 +96,7 @@ fn kind(kind: &BackendKind, of_bdev: bool) -> Vec<Setting> {
             vec![size("size", *size_bytes), integer("block_size", *block_size)]
         }
         BackendKind::Aio { path, direct, poll, block_size, read_only, create_bytes } => {
-            let mut settings = vec![text("path", path.display()), text("direct", word(&DIRECT, *direct))];
+            let mut settings = vec![text("path", &path.display()), text("direct", word(&DIRECT, *direct))];
             settings.extend(block_size.map(|bytes| integer("block_size", bytes)));
             if of_bdev {
                 settings.extend([text("poll", word(&POLL, *poll)), boolean("read_only", *read_only)]);
@@ -107,14 +107,14 @@ fn kind(kind: &BackendKind, of_bdev: bool) -> Vec<Setting> {
         BackendKind::Raid0 { chunk_bytes, .. } => vec![size("chunk", *chunk_bytes)],
         BackendKind::Crypto { key, options, .. } => vec![
             match key {
-                KeySource::File(path) => text("key_file", path.display()),
+                KeySource::File(path) => text("key_file", &path.display()),
                 KeySource::Credential(name) => text("key_credential", name),
             },
             integer("sector_size", options.sector_bytes),
             boolean("discard", options.discard),
         ],
         BackendKind::Delay { rule, latency, .. } => {
-            [vec![text("latency", show_latency(*latency))], self::rule(rule)].concat()
+            [vec![text("latency", &show_latency(*latency))], self::rule(rule)].concat()
         }
         BackendKind::Error { rule, error, moved, .. } => {
             let settings = vec![text("error", error_name(*error)), text("moved", word(&MOVED, *moved))];
@@ -138,7 +138,7 @@ fn rule(Rule { ops, range_bytes, per_million, seed }: &Rule) -> Vec<Setting> {
 }
 
 /// The word of a table that stands for `meaning`; each has one.
-fn word<T: PartialEq>(words: &[(&'static str, T)], meaning: T) -> &'static str {
+fn word<T: PartialEq + Copy>(words: &[(&'static str, T)], meaning: T) -> &'static str {
     words.iter().find(|(_, other)| *other == meaning).map_or("", |(word, _)| word)
 }
 
@@ -156,7 +156,7 @@ fn setting(key: &str, value: Value) -> Setting {
     Setting { key: key.into(), value, line: 0 }
 }
 
-fn text(key: &str, text: impl ToString) -> Setting {
+fn text(key: &str, text: &(impl ToString + ?Sized)) -> Setting {
     setting(key, Value::Text(text.to_string()))
 }
 
@@ -173,7 +173,7 @@ fn boolean(key: &str, yes: bool) -> Setting {
 }
 
 fn size(key: &str, bytes: u64) -> Setting {
-    text(key, exact_size(bytes))
+    text(key, &exact_size(bytes))
 }
 
 fn core_list(cores: &[usize]) -> Setting {

@@ -5,6 +5,7 @@
 //!              refused: nothing was done     failed: undone                               follow together
 //! ```
 //! Contract: one change at a time, on the main thread, as long as it takes. The configuration always says what is served.
+//! Of a change that failed nothing stays, except a file that was made because `create_size` asked for it.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};
