@@ -120,7 +120,7 @@ fn what_cannot_be_is_refused_and_changes_nothing() {
         ("disk_add", with("socket", json!(daemon.at("no/d1.sock"))), "make its directory first"),
         ("disk_add", json!({ "flags": no_file }), "No such file"),
         ("disk_add", json!({ "toml": "[reactor]\ncores = [0]\n" }), "fixed at the start"),
-        ("disk_remove", json!({ "disk": "d1" }), "there is no disk d1; did you mean d0?"),
+        ("disk_remove", json!({ "disk": "d1" }), "there is no disk d1; there are: d0"),
         ("bdev_add", json!({ "flags": "name=spare,type=null,size=1M" }), "another bdev has this name"),
         (
             "bdev_add",
@@ -128,7 +128,7 @@ fn what_cannot_be_is_refused_and_changes_nothing() {
             "a key is never written here",
         ),
         ("bdev_remove", json!({ "bdev": "d0" }), "there is no unused bdev d0; there are: spare"),
-        ("resize", json!({ "disk": "d7" }), "there is no disk d7; did you mean d0?"),
+        ("resize", json!({ "disk": "d7" }), "there is no disk d7; there are: d0"),
         ("resize", json!({ "bdev": "spare" }), "no disk stands on a bdev \"spare\""),
         ("save_config", json!({ "path": "/dev/null" }), "not a regular file"),
         ("save_config", json!({ "path": daemon.at("") }), "not a regular file"),

@@ -26,7 +26,8 @@ const RESIZE_LIMIT_S: u64 = 20;
 fn load(name: &str, device: &Path, seconds: u64) -> Result<RunningFio, Fail> {
     let job =
         FioJob::new(name, device, "randrw", "4k-64k").depth(8).set("size", "48M").set("cpus_allowed", 0);
-    job.seconds(seconds).start()
+    // A fio that opens its device again when that has gone must not make a file of its name.
+    job.set("allow_file_create", 0).seconds(seconds).start()
 }
 
 /// A disk is added, verified and removed under load; a removed disk's driver is detached as at the end of spinblk, so its
