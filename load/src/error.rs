@@ -34,32 +34,59 @@ pub enum Error {
         /// What went wrong.
         source: Box<vhost::Error>,
     },
-    /// The server lacks something that the generator cannot do without.
-    #[error("vhost-user server at {}: {lacks}", path.display())]
+    /// The device lacks something that the generator cannot do without.
+    #[error("target {target}: {lacks}")]
     Feature {
-        /// The socket.
-        path: PathBuf,
+        /// The target.
+        target: String,
         /// What it lacks, and what it offers.
         lacks: String,
     },
-    /// The server refused the size of a ring, which is how it tells its limit.
+    /// The device takes no rings of that size.
     #[error(
-        "vhost-user server at {}: it refuses rings of {entries} entries ({source}); --qd {depth} takes {each} each \
-         (rounded up to a power of two): take less --qd{}, or raise the server's limit (spinblk serve: queue_size)",
-        path.display(),
+        "target {target}: it refuses rings of {entries} entries ({why}); --qd {depth} takes {each} each \
+         (rounded up to a power of two): take less --qd{}, or raise the device's limit (spinblk serve: queue-size)",
         if *each > 1 { ", or --indirect, which takes one" } else { "" }
     )]
     RingSize {
-        /// The socket.
-        path: PathBuf,
+        /// The target.
+        target: String,
         /// The size that was asked for.
         entries: u16,
         /// Requests in flight on each queue.
         depth: u32,
         /// Entries that each of them takes.
         each: u16,
-        /// The server's answer.
+        /// How it told its limit.
+        why: String,
+    },
+    /// The character device cannot be opened.
+    #[error("cannot open {}: {source}{}", path.display(), open_hint(source))]
+    Open {
+        /// The character device.
+        path: PathBuf,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// The kernel, or the device behind it, refused a step.
+    #[error("vhost-vdpa device {}: {step}: {source}; see dmesg and its daemon's messages", path.display())]
+    Vdpa {
+        /// The character device.
+        path: PathBuf,
+        /// What was asked.
+        step: &'static str,
+        /// The kernel's answer.
         source: Box<vhost::Error>,
+    },
+    /// Somebody reset the device, or it failed.
+    #[error(
+        "target {target}: the device works no more (status {status:#04x}); see dmesg and its daemon's messages"
+    )]
+    Stopped {
+        /// The target.
+        target: String,
+        /// Its virtio status.
+        status: u8,
     },
     /// Shared memory could not be had.
     #[error(
@@ -142,6 +169,17 @@ fn connect_hint(source: &io::Error) -> &'static str {
             "; the socket is there, but no server listens on it: start it again"
         }
         io::ErrorKind::PermissionDenied => "; give this user write permission on the socket",
+        _ => "",
+    }
+}
+
+fn open_hint(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::NotFound => {
+            "; a node appears when a vDPA device is bound to vhost_vdpa (spinblk serve: driver=vhost-vdpa)"
+        }
+        io::ErrorKind::ResourceBusy => "; another program has the device: it has one user at a time",
+        io::ErrorKind::PermissionDenied => "; give this user read and write permission on it",
         _ => "",
     }
 }

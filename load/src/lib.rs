@@ -6,14 +6,14 @@
 //!                                                                       ◄────────reap────────
 //! ```
 //!
-//! - A [`Target`] is what is measured: a bdev in this process ([`BdevTarget`]) or a vhost-user-blk server
-//!   ([`VhostUser`]). A new one is one new file that implements [`Target`].
+//! - A [`Target`] is what is measured: a bdev in this process ([`BdevTarget`]), a vhost-user-blk server
+//!   ([`VhostUser`]) or a disk on the kernel's vhost-vdpa ([`VhostVdpa`]). A new one is one new file that implements
+//!   [`Target`].
 //! - A [`Lane`] is one queue of it. Its thread polls it, and nothing sleeps; only with [`Completions::Interrupt`] the
 //!   thread asks for interrupts and sleeps whenever it has nothing to do. Nothing allocates after the start.
-//! - A virtqueue's lane, [`RingLane`], knows no transport (`ring/`). The place of a target for `/dev/vhost-vdpa-N` is
-//!   `vhost_vdpa.rs` beside `vhost_user/`, with the same lane: it would map the lanes' memory through the device's
-//!   IOTLB where `vhost_user/handshake.rs` shares it by descriptor, read the size from the device's configuration
-//!   space, set the rings up by ioctl, and say in `Target::check` whether the device is still there.
+//! - A virtqueue's lane, [`RingLane`], knows no transport (`ring/`), and what a virtio-blk device says of itself is
+//!   understood in one place (`virtio_blk`). A transport shares the rings' memory with the device, tells it where the
+//!   rings are, and says in `Target::check` whether it still serves them.
 //!
 //! # What is measured
 //!
@@ -38,6 +38,8 @@ mod sleeper;
 mod stamp;
 mod target;
 mod vhost_user;
+mod vhost_vdpa;
+mod virtio_blk;
 mod worker;
 
 pub use bdev_target::{BdevLane, BdevTarget};
@@ -48,4 +50,6 @@ pub use outcome::{LaneOutcome, Outcome, VerifyCounts};
 pub use ring::{PackedLane, RingFormat, RingLane, SplitLane};
 pub use run::{Phase, Progress, run};
 pub use target::{Done, Fault, Geometry, Lane, Op, Target};
-pub use vhost_user::{VhostUser, VhostUserOptions};
+pub use vhost_user::VhostUser;
+pub use vhost_vdpa::VhostVdpa;
+pub use virtio_blk::RingOptions;

@@ -10,7 +10,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use common::{job, run_whole};
-use spinblk_load::{Completions, Job, RingFormat, VhostUser, VhostUserOptions};
+use spinblk_load::{Completions, Job, RingFormat, RingOptions, VhostUser};
 use tempfile::TempDir;
 
 /// A running qemu-storage-daemon; ended on drop.
@@ -65,8 +65,8 @@ impl Drop for Daemon {
 const FILE: &str = "driver=file,node-name=d0,filename=IMAGE";
 const NULL: &str = "driver=null-co,node-name=d0,size=1073741824,read-zeroes=off";
 
-fn options(job: &Job) -> VhostUserOptions {
-    VhostUserOptions {
+fn options(job: &Job) -> RingOptions {
+    RingOptions {
         queues: job.queues,
         depth: job.depth,
         block_bytes: job.block_bytes,
@@ -77,7 +77,7 @@ fn options(job: &Job) -> VhostUserOptions {
 }
 
 fn connect(socket: &Path, job: &Job, event_idx: bool) -> Result<VhostUser, spinblk_load::Error> {
-    VhostUser::connect(socket, VhostUserOptions { event_idx, ..options(job) })
+    VhostUser::connect(socket, RingOptions { event_idx, ..options(job) })
 }
 
 #[test]
@@ -134,7 +134,7 @@ fn what_the_server_does_not_offer_is_told() {
     assert!(error.to_string().contains("--queues 2: the server offers 1 queue(s)"), "{error}");
     let error = connect(&daemon.socket(), &Job { depth: 4097, ..job() }, true).err().unwrap();
     assert!(error.to_string().contains("--qd 4097: allowed: 1 to 4096"), "{error}");
-    let packed = VhostUserOptions { format: RingFormat::Packed, ..options(&job()) };
+    let packed = RingOptions { format: RingFormat::Packed, ..options(&job()) };
     let error = VhostUser::connect(&daemon.socket(), packed).err().unwrap();
     assert!(error.to_string().contains("--ring packed: it does not offer VIRTIO_F_RING_PACKED"), "{error}");
 }
@@ -164,7 +164,7 @@ fn indirect_descriptors_make_room_for_more() {
     let Some(daemon) = Daemon::start(FILE, 1) else { return };
     // As many as the server's longest ring has entries.
     let job = Job { depth: 256, read_percent: 50, verify: true, time: Duration::from_millis(400), ..job() };
-    let indirect = VhostUserOptions { indirect: true, ..options(&job) };
+    let indirect = RingOptions { indirect: true, ..options(&job) };
     let target = VhostUser::connect(&daemon.socket(), indirect).unwrap();
     let outcome = run_whole(&job, &target).unwrap();
     assert!(outcome.is_clean() && outcome.lanes[0].all().ios > 0, "{:?}", outcome.lanes[0].verify);

@@ -12,6 +12,8 @@
 //! entries per request that is cheap: with indirect descriptors one; else three in a packed ring, and four in a split
 //! one, whose chains stay where they are and so get a cache line each.
 
+use crate::RingOptions;
+
 /// The two formats of a virtqueue.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum RingFormat {
@@ -29,6 +31,15 @@ impl RingFormat {
         match self {
             Self::Split => "split",
             Self::Packed => "packed",
+        }
+    }
+
+    /// Where a new ring begins, as vhost has it. Packed: next available and next used place are 0 (bits 0-14, 16-30),
+    /// both wrap counters 1.
+    pub(crate) fn base(self) -> u32 {
+        match self {
+            Self::Split => 0,
+            Self::Packed => 0x8000_8000,
         }
     }
 }
@@ -57,9 +68,17 @@ pub(crate) struct Shape {
     /// At most [`MAX_DEPTH`].
     pub(crate) depth: u32,
     pub(crate) block_bytes: u32,
+    /// Whether packed rings, too, must be powers of two: the kernel's vhost takes no others.
+    pub(crate) power_of_two: bool,
 }
 
 impl Shape {
+    /// Of the queues that these options describe.
+    pub(crate) fn new(options: &RingOptions, power_of_two: bool) -> Self {
+        let RingOptions { format, indirect, depth, block_bytes, .. } = *options;
+        Self { format, indirect, depth, block_bytes, power_of_two }
+    }
+
     /// Ring entries that a request in flight takes.
     pub(crate) fn entries_per_slot(self) -> u16 {
         match (self.indirect, self.format) {
@@ -69,11 +88,11 @@ impl Shape {
         }
     }
 
-    /// A power of two, as split rings must have; a packed ring of whole chains, so that none goes around its end, which
-    /// devices may find slow.
+    /// A power of two, as split rings must have; a packed ring, if it may, of whole chains, so that none goes around its
+    /// end, which devices may find slow.
     pub(crate) fn ring_size(self) -> u16 {
         let entries = self.depth.min(MAX_DEPTH) * u32::from(self.entries_per_slot());
-        match (self.format, self.indirect) {
+        match (self.format, self.indirect || self.power_of_two) {
             (RingFormat::Packed, false) => entries.max(2 * u32::from(CHAIN_DESCS)) as u16,
             _ => entries.next_power_of_two().max(MIN_RING_SIZE) as u16,
         }
@@ -165,7 +184,15 @@ mod tests {
         let formats = [RingFormat::Split, RingFormat::Packed];
         sizes.into_iter().flat_map(move |(depth, block_bytes)| {
             formats.into_iter().flat_map(move |format| {
-                [false, true].map(|indirect| Shape { format, indirect, depth, block_bytes })
+                [(false, false), (true, false), (false, true), (true, true)].map(
+                    move |(indirect, power_of_two)| Shape {
+                        format,
+                        indirect,
+                        depth,
+                        block_bytes,
+                        power_of_two,
+                    },
+                )
             })
         })
     }
@@ -198,14 +225,22 @@ mod tests {
             let (size, wanted) =
                 (u32::from(shape.ring_size()), shape.depth * u32::from(shape.entries_per_slot()));
             assert!(size >= wanted && (size < 2 * wanted || size <= 2 * u32::from(CHAIN_DESCS)));
-            match (shape.format, shape.indirect) {
+            match (shape.format, shape.indirect || shape.power_of_two) {
                 (RingFormat::Packed, false) => assert!(size.is_multiple_of(CHAIN_DESCS.into())),
                 _ => assert!(size.is_power_of_two()),
             }
         }
-        let size = |format, indirect, depth| Shape { format, indirect, depth, block_bytes: 512 }.ring_size();
+        let shape = |format, indirect, depth| Shape {
+            format,
+            indirect,
+            depth,
+            block_bytes: 512,
+            power_of_two: false,
+        };
+        let size = |format, indirect, depth| shape(format, indirect, depth).ring_size();
         assert_eq!(size(RingFormat::Split, false, 64), 256);
         assert_eq!(size(RingFormat::Packed, false, 85), 255);
+        assert_eq!(Shape { power_of_two: true, ..shape(RingFormat::Packed, false, 85) }.ring_size(), 256);
         assert_eq!(size(RingFormat::Packed, true, 1024), 1024);
         assert_eq!(size(RingFormat::Split, false, MAX_DEPTH), 16384);
     }

@@ -1,6 +1,7 @@
 //! Virtqueues from the driver's side, whoever serves them.
 //!
 //! ```text
+//!   rings         all of a session, for the transport to tell the device of
 //!   layout        where in a queue's memory everything lies, and how long its ring must be
 //!   memory        one memfd with rings, headers, data of all queues
 //!   slots         requests: headers, data, statuses
@@ -8,13 +9,14 @@
 //!   split packed  the driver's side of a ring, one file for each format; place: arithmetic of the latter
 //! ```
 //! Contract: knows no transport. That brings the memory to the device, tells it where the rings are (the same
-//! [`Layout`] on both sides) and hands it the event descriptors.
+//! [`Layout`] on both sides) and hands it the event descriptors; see `rings`.
 
 pub(crate) mod events;
 pub(crate) mod layout;
 pub(crate) mod memory;
 mod packed;
 mod place;
+pub(crate) mod rings;
 mod slots;
 mod split;
 
@@ -32,7 +34,7 @@ use memory::SharedMemory;
 use slots::Slots;
 
 /// Tells the device not to interrupt on `queue`; call it before the device knows the ring.
-pub(crate) fn suppress_interrupts(memory: &SharedMemory, queue: u16, shape: Shape, event_idx: bool) {
+fn suppress_interrupts(memory: &SharedMemory, queue: u16, shape: Shape, event_idx: bool) {
     let layout = Layout::new(queue, shape);
     match shape.format {
         RingFormat::Split => SplitLane::suppress_interrupts(memory, &layout, event_idx),

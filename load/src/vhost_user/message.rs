@@ -15,9 +15,6 @@ const NEED_REPLY: u32 = 1 << 3;
 const HEADER_BYTES: usize = 12;
 const ACK_BYTES: usize = 8;
 
-/// Where a packed ring starts: next available and next used place are 0 (bits 0-14, 16-30), both wrap counters 1.
-pub(super) const PACKED_START: u32 = 0x8000_8000;
-
 /// Tells the server where it finds `queue` to stand.
 pub(super) fn set_vring_base(mut socket: &UnixStream, wants_ack: bool, queue: u16, base: u32) -> Result<()> {
     let flags = VERSION_1 | if wants_ack { NEED_REPLY } else { 0 };
@@ -44,6 +41,8 @@ pub(super) fn set_vring_base(mut socket: &UnixStream, wants_ack: bool, queue: u1
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const PACKED_START: u32 = 0x8000_8000;
 
     fn exchange(answer: &[u32]) -> (Result<()>, Vec<u32>) {
         let (ours, mut theirs) = UnixStream::pair().unwrap();

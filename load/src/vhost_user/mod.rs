@@ -11,4 +11,4 @@ mod handshake;
 mod message;
 mod session;
 
-pub use session::{VhostUser, VhostUserOptions};
+pub use session::VhostUser;

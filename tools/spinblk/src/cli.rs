@@ -177,7 +177,7 @@ pub enum Command {
     /// Tell what this machine lacks for serving disks, and the fix for each
     #[command(long_about = DOCTOR_HELP, after_help = DOCTOR_EXAMPLES)]
     Doctor(DoctorArgs),
-    /// Put a disk or a vhost-user server under load and tell its speed
+    /// Put a disk, a vhost-user server or a vhost-vdpa device under load and tell its speed
     #[command(long_about = PERF_HELP, after_help = PERF_EXAMPLES)]
     Perf(PerfArgs),
     /// Show, compare and plot latency histograms

@@ -127,7 +127,11 @@ fn wrong_contents_end_in_an_error() {
 #[test]
 fn mistakes_are_told_in_one_line() {
     let cases = [
-        ("--target nvme:x", 2, "error: --target nvme:x: allowed: vhost-user:SOCKET, null:size=1GiB"),
+        (
+            "--target nvme:x",
+            2,
+            "error: --target nvme:x: allowed: vhost-user:SOCKET, vhost-vdpa:DEVICE, null:",
+        ),
         (
             "--target null:size=1M --bs 100",
             2,
@@ -141,9 +145,19 @@ fn mistakes_are_told_in_one_line() {
             2,
             "error: target null: --completions interrupt: it sends no interrupts, because it is in this process",
         ),
-        ("--target malloc:size=1M --ring packed", 2, "error: --ring: only for vhost-user targets"),
+        (
+            "--target malloc:size=1M --ring packed",
+            2,
+            "error: --ring: only for vhost-user and vhost-vdpa targets",
+        ),
         ("--target aio:path=/nonexistent/x", 1, "error: bdev aio: open /nonexistent/x"),
         ("--target vhost-user:/nonexistent/x.sock", 1, "error: cannot connect to /nonexistent/x.sock"),
+        ("--target vhost-vdpa:/nonexistent/v", 1, "error: cannot open /nonexistent/v: "),
+        (
+            "--target vhost-vdpa:/dev/null",
+            1,
+            "error: target vhost-vdpa:/dev/null: it is no vhost-vdpa device",
+        ),
         ("--target null:size=1M --json /nonexistent/r", 1, "error: cannot write the report /nonexistent/r"),
     ];
     for (flags, status, want) in cases {

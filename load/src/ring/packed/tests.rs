@@ -114,7 +114,11 @@ impl Device {
 }
 
 fn pair(depth: u32, indirect: bool, event_idx: bool) -> (PackedLane, Device) {
-    let shape = Shape { format: RingFormat::Packed, indirect, depth, block_bytes: BLOCK };
+    let format = RingFormat::Packed;
+    pair_of(Shape { format, indirect, depth, block_bytes: BLOCK, power_of_two: false }, event_idx)
+}
+
+fn pair_of(shape: Shape, event_idx: bool) -> (PackedLane, Device) {
     let layout = Layout::new(0, shape);
     let memory = Arc::new(SharedMemory::new(layout.end).unwrap());
     PackedLane::suppress_interrupts(&memory, &layout);
@@ -126,9 +130,13 @@ fn pair(depth: u32, indirect: bool, event_idx: bool) -> (PackedLane, Device) {
 
 #[test]
 fn chains_come_back_in_any_order_through_many_rounds() {
+    let cases = [(1, false), (2, false), (5, false), (32, false), (1, true), (7, true)];
     // 3 places a chain never divide a ring of 2^n, so chains lie across its end in all ways.
-    for (depth, indirect) in [(1, false), (2, false), (5, false), (32, false), (1, true), (7, true)] {
-        let (mut lane, mut device) = pair(depth, indirect, true);
+    let both = [false, true].into_iter().flat_map(|power_of_two| cases.map(|(a, b)| (a, b, power_of_two)));
+    for (depth, indirect, power_of_two) in both {
+        let format = RingFormat::Packed;
+        let shape = Shape { format, indirect, depth, block_bytes: BLOCK, power_of_two };
+        let (mut lane, mut device) = pair_of(shape, true);
         let mut rng = crate::rng::Rng::new(u64::from(depth));
         let (mut free, mut taken, mut done) = ((0..depth).collect::<Vec<_>>(), Vec::new(), Vec::new());
         let mut sectors = vec![(0, false); depth as usize];

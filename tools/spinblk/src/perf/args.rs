@@ -14,10 +14,11 @@ pub(crate) const PERF_HELP: &str = "\
 Puts a target under load from polling threads, one on each core of --cores, and prints its speed and latencies.
 
 The target is a disk in this process (null, malloc, aio, as `serve --disk` makes them, or a [[bdev]] of a TOML file with \
-all that it stands on) or the socket of any vhost-user-blk server. Latency runs from before a request is written into \
-the ring to the poll that finds it completed; requests that are still in flight when the time is up are not counted. A \
-thread with --completions interrupt sleeps whenever it has nothing to do, and its latencies include waking up. Exit status: 1 when a request failed or \
---verify found wrong contents.
+all that it stands on), the socket of any vhost-user-blk server, or the node of any disk on the vhost-vdpa bus driver \
+(`serve --disk ...,driver=vhost-vdpa`). Latency runs from before a request is written into the ring to the poll that \
+finds it completed; requests that are still in flight when the time is up are not counted. A thread with --completions \
+interrupt sleeps whenever it has nothing to do, and its latencies include waking up. Exit status: 1 when a request failed \
+or --verify found wrong contents.
 
 A verified run stamps every block with its offset, a generation and a checksum: reads come after a pass of writes, and \
 after writes all of them are read back. It overwrites the target.";
@@ -31,16 +32,17 @@ Examples:
   spinblk perf --target malloc:size=1GiB --hist-log result.hlog && spinblk hist show result.hlog
   spinblk perf --target vhost-user:/run/d0.sock --ring packed --indirect --qd 256
   spinblk perf --target vhost-user:/run/d0.sock --completions interrupt --qd 1
+  spinblk perf --target vhost-vdpa:/dev/vhost-vdpa-0 --qd 32 --cores 1
   spinblk perf --target vhost-user:/run/d0.sock --rw randwrite --span 256MiB --verify";
 
-const TARGET_FORMS: &str =
-    "vhost-user:SOCKET, null:size=1GiB, malloc:size=1GiB, aio:path=FILE, config:file=FILE,bdev=NAME";
+const TARGET_FORMS: &str = "vhost-user:SOCKET, vhost-vdpa:DEVICE, null:size=1GiB, malloc:size=1GiB, aio:path=FILE, \
+config:file=FILE,bdev=NAME";
 
 /// Flags of `perf`.
 #[derive(Clone, Debug, Args)]
 pub struct PerfArgs {
-    /// What to load: vhost-user:SOCKET; null:size=1GiB, malloc:size=1GiB, aio:path=FILE, keys as for `serve --disk`;
-    /// config:file=FILE,bdev=NAME
+    /// What to load: vhost-user:SOCKET; vhost-vdpa:DEVICE; null:size=1GiB, malloc:size=1GiB, aio:path=FILE, keys as for
+    /// `serve --disk`; config:file=FILE,bdev=NAME
     #[arg(long, value_name = "TARGET")]
     pub target: String,
     /// The order of offsets and the kind of requests
@@ -79,13 +81,13 @@ pub struct PerfArgs {
     /// How completions are found [default: poll]
     #[arg(long, value_name = "HOW")]
     pub completions: Option<CompletionsArg>,
-    /// The format of a vhost-user target's rings [default: split]
+    /// The format of a vhost-user or vhost-vdpa target's rings [default: split]
     #[arg(long, value_name = "FORMAT")]
     pub ring: Option<RingArg>,
     /// Use indirect descriptors: a request takes one ring entry, not three (packed) or four (split)
     #[arg(long)]
     pub indirect: bool,
-    /// Do not use EVENT_IDX even if the vhost-user server offers it
+    /// Do not use EVENT_IDX even if the target offers it
     #[arg(long)]
     pub no_event_idx: bool,
     /// Write the results as JSON to this file, too
@@ -120,7 +122,7 @@ pub enum Pattern {
 pub enum CompletionsArg {
     /// By looking all the time
     Poll,
-    /// By sleeping until the target interrupts; for vhost-user targets
+    /// By sleeping until the target interrupts; for vhost-user and vhost-vdpa targets
     Interrupt,
 }
 
@@ -140,6 +142,8 @@ pub(super) enum TargetArg {
     Bdev(Stack),
     /// A server's socket.
     VhostUser(PathBuf),
+    /// A character device.
+    VhostVdpa(PathBuf),
 }
 
 impl Pattern {
@@ -199,8 +203,8 @@ impl PerfArgs {
     pub(super) fn format(&self, target: &TargetArg) -> Option<RingFormat> {
         match (target, self.ring) {
             (TargetArg::Bdev(_), _) => None,
-            (TargetArg::VhostUser(_), None | Some(RingArg::Split)) => Some(RingFormat::Split),
-            (TargetArg::VhostUser(_), Some(RingArg::Packed)) => Some(RingFormat::Packed),
+            (_, None | Some(RingArg::Split)) => Some(RingFormat::Split),
+            (_, Some(RingArg::Packed)) => Some(RingFormat::Packed),
         }
     }
 
@@ -208,12 +212,15 @@ impl PerfArgs {
         let (kind, rest) = self.target.split_once(':').unwrap_or((&self.target, ""));
         match kind {
             "vhost-user" if !rest.is_empty() => Ok(TargetArg::VhostUser(rest.into())),
+            "vhost-vdpa" if !rest.is_empty() => Ok(TargetArg::VhostVdpa(rest.into())),
             _ if kind != "config" && !INLINE_KINDS.contains(&kind) => {
                 Err(Error::Usage(format!("--target {}: allowed: {TARGET_FORMS}", self.target)))
             }
             _ if self.ring.is_some() || self.indirect => {
                 let flag = if self.indirect { "--indirect" } else { "--ring" };
-                Err(Error::Usage(format!("{flag}: only for vhost-user targets; a {kind} disk has no ring")))
+                Err(Error::Usage(format!(
+                    "{flag}: only for vhost-user and vhost-vdpa targets; a {kind} disk has no ring"
+                )))
             }
             "config" => config::config_target(rest).map(TargetArg::Bdev),
             _ => config::target(kind, rest).map(TargetArg::Bdev),
@@ -242,10 +249,14 @@ mod tests {
     use crate::cli::{Cli, Command};
     use crate::config::BackendKind;
 
-    fn job(flags: &str) -> Result<(Job, TargetArg), Error> {
+    fn parse(flags: &str) -> PerfArgs {
         let words = ["spinblk", "perf"].into_iter().chain(flags.split_whitespace());
         let Command::Perf(args) = Cli::try_parse_from(words).unwrap().command else { panic!("no perf") };
-        args.to_job()
+        args
+    }
+
+    fn job(flags: &str) -> Result<(Job, TargetArg), Error> {
+        parse(flags).to_job()
     }
 
     #[test]
@@ -275,10 +286,28 @@ mod tests {
     }
 
     #[test]
+    fn rings_are_those_of_targets_that_have_any() {
+        for (flags, want) in [
+            ("--target vhost-vdpa:/dev/vhost-vdpa-0", Some(RingFormat::Split)),
+            ("--target vhost-vdpa:/dev/vhost-vdpa-0 --ring packed", Some(RingFormat::Packed)),
+            ("--target vhost-user:/run/x.sock --ring packed", Some(RingFormat::Packed)),
+            ("--target null:size=1M", None),
+        ] {
+            let args = parse(flags);
+            let (_, target) = args.to_job().unwrap();
+            assert_eq!(args.format(&target), want, "{flags}");
+            if flags.contains("vdpa") {
+                assert_eq!(target, TargetArg::VhostVdpa("/dev/vhost-vdpa-0".into()));
+            }
+        }
+    }
+
+    #[test]
     fn mistakes_are_named() {
         let cases = [
             ("--target disk", "--target disk: allowed: vhost-user:SOCKET"),
             ("--target vhost-user:", "--target vhost-user:: allowed: "),
+            ("--target vhost-vdpa:", "--target vhost-vdpa:: allowed: "),
             ("--target null", "--target null: size: is missing"),
             ("--target null:size=1Q", "--target null: size=1Q: allowed: bytes"),
             ("--target malloc:size=1M,queues=2", "--target malloc: queues=2: unknown key"),
@@ -286,9 +315,9 @@ mod tests {
             ("--target null:size=1M --bs x", "--bs x: allowed: bytes"),
             (
                 "--target null:size=1M --ring packed",
-                "--ring: only for vhost-user targets; a null disk has no ring",
+                "--ring: only for vhost-user and vhost-vdpa targets; a null disk has no ring",
             ),
-            ("--target null:size=1M --indirect", "--indirect: only for vhost-user targets"),
+            ("--target null:size=1M --indirect", "--indirect: only for vhost-user and vhost-vdpa targets"),
             ("--target null:size=1M --mix 3", "--mix: only for --rw randrw, not for randread"),
             ("--target null:size=1M --cores 1,1", "--cores 1,1: core 1 is named twice"),
             ("--target null:size=1M --time-s -1", "--time-s -1: allowed: seconds"),

@@ -15,7 +15,7 @@ use std::io::Write;
 use std::ops::ControlFlow;
 use std::time::{Duration, SystemTime};
 
-use spinblk_load::{BdevTarget, Job, Outcome, Phase, RingFormat, Target, VhostUser, VhostUserOptions};
+use spinblk_load::{BdevTarget, Job, Outcome, Phase, RingFormat, RingOptions, Target, VhostUser, VhostVdpa};
 use spinblk_reactor::Hugepages;
 
 pub use args::PerfArgs;
@@ -43,22 +43,21 @@ pub fn perf(args: &PerfArgs) -> Result<(), Error> {
     // Two pollers on one core would each look half as fast as they are.
     let _cores = Cores::claim(&job.cores)?;
     let format = args.format(&target);
+    let options = RingOptions {
+        queues: job.queues,
+        depth: job.depth,
+        block_bytes: job.block_bytes,
+        format: format.unwrap_or_default(),
+        indirect: args.indirect,
+        event_idx: !args.no_event_idx,
+    };
     match target {
         TargetArg::Bdev(stack) => {
             let bdev = backend::open(&stack.top, stack.read_only, Making::Really(Hugepages::Try))?.bdev;
             run(args, &job, format, &BdevTarget::new(bdev, Hugepages::Try))
         }
-        TargetArg::VhostUser(path) => {
-            let options = VhostUserOptions {
-                queues: job.queues,
-                depth: job.depth,
-                block_bytes: job.block_bytes,
-                format: format.unwrap_or_default(),
-                indirect: args.indirect,
-                event_idx: !args.no_event_idx,
-            };
-            run(args, &job, format, &VhostUser::connect(&path, options)?)
-        }
+        TargetArg::VhostUser(path) => run(args, &job, format, &VhostUser::connect(&path, options)?),
+        TargetArg::VhostVdpa(path) => run(args, &job, format, &VhostVdpa::open(&path, options)?),
     }
 }
 
