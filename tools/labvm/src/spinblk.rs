@@ -208,6 +208,11 @@ impl DiskReport {
     pub(crate) fn data_ios(&self) -> u64 {
         self.ops.read.ios + self.ops.write.ios
     }
+
+    /// The two apart.
+    pub(crate) fn reads_and_writes(&self) -> (u64, u64) {
+        (self.ops.read.ios, self.ops.write.ios)
+    }
 }
 
 #[cfg(test)]
@@ -231,6 +236,7 @@ mod tests {
         let report: Report = serde_json::from_str(text).unwrap();
         let disk = report.disk("d0").unwrap();
         assert_eq!((disk.data_ios(), disk.queues[0].core, disk.umem), (7, 1, true));
+        assert_eq!(disk.reads_and_writes(), (3, 4));
         assert!(report.disk("d1").is_err());
     }
 }

@@ -17,6 +17,7 @@ mod smoke;
 mod stack;
 mod takeover;
 mod unit;
+mod vdpa_perf;
 mod verify;
 mod vm_client;
 
@@ -115,6 +116,12 @@ pub const TABLE: &[Scenario] = &[
         vm_client::random,
     )
     .bound_s(400),
+    Scenario::new(
+        "vhost-vdpa-perf",
+        "the load generator over vhost-vdpa, split and packed, polled and by interrupt; counts agree",
+        vdpa_perf::run,
+    )
+    .bound_s(300),
     Scenario::new(
         "vhost-vdpa-rebind",
         "from a container to a machine and back, data kept",

@@ -45,9 +45,10 @@ pub(super) const DISK_KEYS: &[&str] = &[
     "socket",
 ];
 
-/// The words for hugepages.
+/// The words for locked memory.
 pub(super) const LOCK_MEMORY: [(&str, LockMemory); 3] =
     [("try", LockMemory::Try), ("require", LockMemory::Require), ("off", LockMemory::Off)];
+/// The words for hugepages.
 pub(super) const HUGEPAGES: [(&str, Hugepages); 3] =
     [("try", Hugepages::Try), ("require", Hugepages::Require), ("off", Hugepages::Off)];
 /// The words for bus drivers.

@@ -153,7 +153,7 @@ fn a_size_reaches_bdev_guest_and_configuration() {
         }
         running.change(disk("name=d1,bdev=spare"), signals).0.unwrap();
         let error = running.change(resize(Some("d1"), None, Some(5)), signals).0.unwrap_err().one_line();
-        assert_eq!(error, "bdev spare: size 5 bytes: it cannot be resized");
+        assert_eq!(error, "bdev spare: cannot be resized: 5 bytes are no whole blocks of 512");
         assert_eq!(fake.told.load(Ordering::SeqCst), 2);
     });
 }
