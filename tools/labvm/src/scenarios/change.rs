@@ -86,7 +86,6 @@ fn all_is_reported(lab: &Lab, daemon: Daemon, neighbour_ios: u64) -> Result<(), 
 }
 
 /// A disk's file grows, and the guest sees and uses what is new while it works on the rest.
-#[expect(dead_code, reason = "joins the table when block devices and transports can be resized")]
 pub(super) fn resize(lab: &mut Lab) -> Result<(), Fail> {
     lab.load_vduse()?;
     let image = Path::new("/tmp/grows.img");

@@ -167,6 +167,7 @@ pub const TABLE: &[Scenario] = &[
         change::hot_change,
     )
     .bound_s(300),
+    Scenario::new("resize", "a disk grows under load, and the guest uses what is new", change::resize),
     Scenario::new(
         "stop-under-load",
         "SIGTERM under load leaves the kernel clean",
