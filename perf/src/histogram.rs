@@ -132,6 +132,14 @@ impl Latency {
         Self { sum_ns: 0, histogram: Histogram::new_with_bounds(1, MAX_NS, DIGITS).ok() }
     }
 
+    /// Latencies that another process read and sent; `None` for what no board can hold.
+    #[must_use]
+    pub fn from_parts(sum_ns: u64, histogram: &Histogram<u64>) -> Option<Self> {
+        let mut latency = Self { sum_ns, ..Self::new() };
+        latency.histogram.as_mut()?.add(histogram).ok()?;
+        Some(latency)
+    }
+
     fn add(&mut self, ns: u64, count: u64) {
         if let Some(histogram) = &mut self.histogram {
             histogram.saturating_record_n(ns, count);
@@ -236,6 +244,17 @@ mod tests {
         assert_eq!(both, second);
         assert_eq!(Latency::new().mean_ns(), 0);
         assert_eq!(Latency::new().at_quantile(0.5), 0);
+    }
+
+    #[test]
+    fn parts_that_were_sent_make_the_same_again() {
+        let shared = SharedHistogram::new();
+        [0, 1, 300, 1_000_003, u64::MAX].into_iter().for_each(|ns| shared.record(ns, 2));
+        let read = shared.snapshot();
+        assert_eq!(Latency::from_parts(read.sum_ns, read.histogram().unwrap()).as_ref(), Some(&read));
+        let mut beyond = Histogram::<u64>::new_with_bounds(1, MAX_NS << 4, DIGITS).unwrap();
+        beyond.record(MAX_NS << 3).unwrap();
+        assert_eq!(Latency::from_parts(0, &beyond), None);
     }
 
     #[test]

@@ -9,6 +9,7 @@ use crate::control::LogFilter;
 use crate::ctl::{CTL_EXAMPLES, CTL_HELP, CtlArgs};
 use crate::hist::{HIST_EXAMPLES, HIST_HELP, HistArgs};
 use crate::perf::{PERF_EXAMPLES, PERF_HELP, PerfArgs};
+use crate::top::{TOP_EXAMPLES, TOP_HELP, TopArgs};
 use crate::{Error, serve};
 
 const ABOUT: &str = "Serves virtio-blk disks from cores that never sleep.";
@@ -174,6 +175,9 @@ pub enum Command {
     /// Ask a running `spinblk serve` about its disks, latencies and reactors, and change its disks
     #[command(long_about = CTL_HELP, after_help = CTL_EXAMPLES)]
     Ctl(CtlArgs),
+    /// Show live what a running `spinblk serve` does
+    #[command(long_about = TOP_HELP, after_help = TOP_EXAMPLES)]
+    Top(TopArgs),
     /// Tell what this machine lacks for serving disks, and the fix for each
     #[command(long_about = DOCTOR_HELP, after_help = DOCTOR_EXAMPLES)]
     Doctor(DoctorArgs),

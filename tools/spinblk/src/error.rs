@@ -144,6 +144,9 @@ pub enum Error {
         /// The kernel's answer.
         source: io::Error,
     },
+    /// The terminal cannot be used.
+    #[error("cannot use the terminal: {0}; `spinblk top --once` needs none")]
+    Terminal(io::Error),
     /// A report that could not be written.
     #[error("cannot write the report {}: {source}; give a file in a directory that you may write to", path.display())]
     Report {

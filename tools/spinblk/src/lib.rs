@@ -6,7 +6,7 @@
 //!     │                  └─────► stop ──► report       changes of what is served come from control to serve
 //!     ├───► doctor ◄──── serve asks it, too
 //!     ├───► bdev_check ──► config, backend, tree: what stacks look like
-//!     ├───► ctl ──► api ──► the control socket of a running serve: control, metrics
+//!     ├───► ctl, top ──► api ──► the control socket of a running serve: control, metrics
 //!     └───► perf ──► the load generator, over a backend or a vhost-user socket
 //! ```
 //!
@@ -34,6 +34,7 @@ pub mod report;
 pub mod serve;
 mod signals;
 mod stop;
+pub mod top;
 pub mod transport;
 pub mod tree;
 
@@ -76,6 +77,10 @@ fn run(cli: &Cli) -> Result<ExitCode, Error> {
         }
         Command::Ctl(args) => {
             ctl::ctl(args)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Top(args) => {
+            top::top(args)?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Bdev { command: BdevCommand::Check(args) } => {

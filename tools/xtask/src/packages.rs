@@ -36,7 +36,8 @@ pub(crate) const LAB: &[Need] = &[
 /// What scenarios with containers need besides.
 pub(crate) const CONTAINER: &[Need] = &[("crun", 0)];
 /// What the tests on the host need besides.
-pub(crate) const TEST: &[Need] = &[("g++", 0), ("strace", 0), ("valgrind", 0), ("python3-venv", 0)];
+pub(crate) const TEST: &[Need] =
+    &[("g++", 0), ("strace", 0), ("valgrind", 0), ("python3-venv", 0), ("tmux", 0)];
 
 const QUERY_LIMIT_S: u64 = 30;
 const UPDATE_LIMIT_S: u64 = 300;

@@ -11,7 +11,7 @@ use hdrhistogram::Histogram;
 use hdrhistogram::serialization::{Deserializer as HdrReader, Serializer as _, V2DeflateSerializer};
 use serde_json::{Value, json};
 
-use super::{HistogramEntry, Histograms, HistogramsParams, Method};
+use super::{HistogramEntry, Histograms, HistogramsParams, HistogramsResult, Method};
 use crate::Error;
 
 /// How long an answer may take: the daemon answers at once unless it has many clients.
@@ -68,6 +68,21 @@ impl Client {
         serde_json::from_value(result).map_err(|e| self.broken(format!("its answer is not understood: {e}")))
     }
 
+    /// All histograms, and how long, in milliseconds, the daemon has counted them.
+    ///
+    /// # Errors
+    /// Those of [`Client::call`].
+    pub fn histograms(&mut self) -> Result<(u64, Vec<FetchedHistogram>), Error> {
+        let params = HistogramsParams { raw: true, ..HistogramsParams::default() };
+        let HistogramsResult { since_ms, entries } = self.call::<Histograms>(&params)?;
+        let decode = |mut entry: HistogramEntry| {
+            let histogram = entry.histogram.take().and_then(|text| decode_histogram(&text));
+            let histogram = histogram.ok_or_else(|| self.broken("a histogram is damaged".into()))?;
+            Ok(FetchedHistogram { entry, histogram })
+        };
+        Ok((since_ms, entries.into_iter().map(decode).collect::<Result<_, Error>>()?))
+    }
+
     /// Sends any text and gives the next JSON value that comes back.
     ///
     /// # Errors
@@ -85,7 +100,7 @@ impl Client {
         }
     }
 
-    fn broken(&self, why: String) -> Error {
+    pub(super) fn broken(&self, why: String) -> Error {
         Error::Daemon { socket: self.path.clone(), why }
     }
 }
@@ -115,15 +130,7 @@ pub struct FetchedHistogram {
 /// # Errors
 /// Those of [`Client`].
 pub fn fetch_histograms(path: &Path) -> Result<Vec<FetchedHistogram>, Error> {
-    let mut client = Client::connect(path)?;
-    let params = HistogramsParams { raw: true, ..HistogramsParams::default() };
-    let entries = client.call::<Histograms>(&params)?.entries;
-    let decode = |mut entry: HistogramEntry| {
-        let histogram = entry.histogram.take().and_then(|text| decode_histogram(&text));
-        let histogram = histogram.ok_or_else(|| client.broken("a histogram is damaged".into()))?;
-        Ok(FetchedHistogram { entry, histogram })
-    };
-    entries.into_iter().map(decode).collect()
+    Client::connect(path)?.histograms().map(|(_, histograms)| histograms)
 }
 
 /// A histogram as it is sent: HdrHistogram's format V2, compressed, in base64, as the lines of its logs have it.

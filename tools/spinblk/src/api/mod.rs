@@ -17,6 +17,7 @@ mod client;
 mod configure;
 mod measure;
 mod names;
+mod reading;
 mod schema;
 mod status;
 
@@ -29,6 +30,7 @@ pub use client::{Client, FetchedHistogram, decode_histogram, encode_histogram, f
 pub use configure::*;
 pub use measure::*;
 pub use names::{Class, Op, StageName};
+pub use reading::{Latencies, ReadAt};
 pub use schema::{METHODS, MethodSchema, document};
 pub use status::*;
 

@@ -42,7 +42,7 @@ pub(crate) use change::nothing_of;
 pub(crate) use check::show_cores;
 pub use flags::Flags;
 pub(crate) use layer::error_name;
-pub(crate) use rule::{op_names, show_latency};
+pub(crate) use rule::{duration as parse_duration, op_names, show_latency};
 pub(crate) use size::{SIZE_FORMS, parse_size, show_size};
 pub(crate) use target::{INLINE_KINDS, config_target, core_list, target};
 

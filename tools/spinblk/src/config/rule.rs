@@ -66,7 +66,7 @@ fn ops(value: &Value) -> Option<Ops> {
 }
 
 /// Reads a time: a whole number and a unit.
-fn duration(text: &str) -> Option<Duration> {
+pub(crate) fn duration(text: &str) -> Option<Duration> {
     let text = text.trim();
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at(digits);
