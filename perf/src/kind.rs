@@ -1,7 +1,7 @@
 //! What requests do.
 
 /// The kinds of request that are told apart.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(usize)]
 pub enum OpKind {
     /// Device to guest.

@@ -12,7 +12,7 @@
 use crate::{Clock, Ticks};
 
 /// A part of a request's way.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(usize)]
 pub enum Stage {
     /// In the avail ring, not seen yet: at most this long.
@@ -85,7 +85,7 @@ impl Stamps {
 }
 
 /// How large a request's data is, roughly: the classes that reads and writes are told apart by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(usize)]
 pub enum SizeClass {
     /// Up to 512 bytes.

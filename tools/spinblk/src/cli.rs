@@ -232,6 +232,9 @@ pub struct ServeArgs {
     /// Serve Prometheus metrics: ADDRESS:PORT such as 127.0.0.1:9500, or unix:PATH [default: none]
     #[arg(long, value_name = "WHERE")]
     pub metrics: Option<String>,
+    /// Write latencies as an HdrHistogram log to this file, one interval a second, for `spinblk hist` [default: none]
+    #[arg(long, value_name = "FILE")]
+    pub hist_log: Option<PathBuf>,
     /// Write the final report as JSON to this file, too
     #[arg(long, value_name = "FILE")]
     pub report_json: Option<PathBuf>,
@@ -273,6 +276,7 @@ impl ServeArgs {
         }?;
         // These say where this process is found, so they go with a file, and before it.
         config.control.set(self.control.as_deref(), self.metrics.as_deref())?;
+        config.set_hist_log(self.hist_log.as_deref());
         Ok(config)
     }
 

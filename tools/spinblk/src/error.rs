@@ -144,6 +144,38 @@ pub enum Error {
         /// The kernel's answer.
         source: io::Error,
     },
+    /// A source of histograms that cannot be read.
+    #[error("cannot read {}: {source}; give an interval log or a control socket", path.display())]
+    HistRead {
+        /// The file.
+        path: PathBuf,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// A line of an interval log that is none.
+    #[error("{}:{line}: {why}", path.display())]
+    HistLine {
+        /// The log.
+        path: PathBuf,
+        /// The line's number.
+        line: u64,
+        /// What is wrong and how to go on.
+        why: String,
+    },
+    /// A source of histograms that does not hold what was asked for.
+    #[error("{origin}: {why}")]
+    HistSource {
+        /// The source as it was given.
+        origin: String,
+        /// What is missing and what there is.
+        why: String,
+    },
+    /// A disk's name that none can have, from a daemon.
+    #[error("the daemon tells of a disk named {name:?}, and none can have that name: is it another program?")]
+    DiskName {
+        /// The name.
+        name: String,
+    },
     /// The terminal cannot be used.
     #[error("cannot use the terminal: {0}; `spinblk top --once` needs none")]
     Terminal(io::Error),
@@ -182,6 +214,7 @@ impl Error {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Setting { .. } | Self::ConfigText { .. } | Self::ConfigFile { .. } | Self::Usage(_) => 2,
+            Self::HistRead { .. } | Self::HistLine { .. } | Self::HistSource { .. } => 2,
             Self::Load(e) if matches!(**e, spinblk_load::Error::Job { .. }) => 2,
             _ => 1,
         }

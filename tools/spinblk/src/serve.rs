@@ -23,6 +23,7 @@ use crate::backend::Making;
 use crate::config::{Backend, Config, Disk, show_cores, show_size};
 use crate::control::{Bound, ChangeQueue, Control, Limits, LogFilter, changes};
 use crate::cores::Cores;
+use crate::hist::DeltaLog;
 use crate::memory_lock::lock_memory;
 use crate::notify;
 use crate::report::{self, Report};
@@ -67,11 +68,13 @@ pub fn serve(config: &Config, options: &Options, transport: &dyn Transport) -> R
     let cores = Cores::claim(&config.cores)?;
     transport.check(&config.disks)?;
     let bound = config.control.bind()?;
+    // Not before the cores are ours: the log of a process that serves the same disks must not be written anew.
+    let log = config.hist_log.as_ref().map(|log| DeltaLog::create(&log.path)).transpose()?;
     raise_memlock();
     let mut running = Running::new(config.clone(), transport, cores.start()?);
 
     let ending = match running.start(bdevs, &signals) {
-        Ok(None) => serve_until_the_end(&mut running, bound, &signals, config, options),
+        Ok(None) => serve_until_the_end(&mut running, bound, log, &signals, config, options),
         Ok(Some(signal)) => Ending::Signal(signal),
         Err(e) => Ending::Failure(e),
     };
@@ -89,6 +92,7 @@ pub fn serve(config: &Config, options: &Options, transport: &dyn Transport) -> R
 fn serve_until_the_end(
     running: &mut Running<'_>,
     bound: Bound,
+    log: Option<DeltaLog>,
     signals: &Signals,
     config: &Config,
     options: &Options,
@@ -96,6 +100,7 @@ fn serve_until_the_end(
     let start = || {
         let (changes, queue) = changes()?;
         let state = running.state(options).with_changes(changes);
+        running.start_hist_log(log, &state.disks)?;
         let control = Control::start(bound, state, &config.cores, Limits::default())?;
         lock_memory(config.lock_memory)?;
         Ok((control, queue))

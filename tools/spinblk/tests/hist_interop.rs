@@ -5,13 +5,13 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use std::fmt::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, SystemTime};
 
 use hdrhistogram::Histogram;
-use spinblk_cli::hist::{LogWriter, Tag};
-use spinblk_perf::{DIGITS, MAX_NS, OpKind, SizeClass, Stage};
+use spinblk_cli::hist::{DeltaLog, LogWriter, Tag};
+use spinblk_perf::{DIGITS, MAX_NS, OpKind, SharedHistogram, SizeClass, Stage};
 
 const PACKAGE: &str = "hdrhistogram==0.10.8";
 
@@ -78,10 +78,43 @@ fn a_log_of_ours_is_read_by_another_implementation() {
         want.push('\n');
     }
     log.flush().unwrap();
+    let (grown, want_grown) = grown_log(dir.path());
     let Some(mut python) = python(&dir.path().join("venv")) else {
         eprintln!("skipped: {PACKAGE} cannot be fetched");
         return;
     };
-    let read = run(python.args(["-c", SCRIPT]).arg(&path), "the log was not read");
-    assert_eq!(read, want);
+    python.args(["-c", SCRIPT]);
+    for (path, want) in [(path, want), (grown, want_grown)] {
+        let mut reader = Command::new(python.get_program());
+        let read = run(reader.args(python.get_args()).arg(&path), "the log was not read");
+        assert_eq!(read, want);
+    }
+}
+
+/// A log as `serve` and `hist record` write it, from a board that a reactor fills meanwhile; and what is to be read.
+fn grown_log(dir: &Path) -> (PathBuf, String) {
+    let (path, mut want) = (dir.join("grown.hlog"), String::new());
+    let (total, bdev) = (SharedHistogram::new(), SharedHistogram::new());
+    let tag = |stage| Tag::new("d0", 3, OpKind::Read, Some(SizeClass::To16KiB), stage).unwrap();
+    let mut log = DeltaLog::create(&path).unwrap();
+    let time = |second: u64| SystemTime::UNIX_EPOCH + Duration::from_secs(4_100_000_000 + second);
+    log.begin(time(0), []);
+    for second in 1..=3 {
+        let mut new = Histogram::<u64>::new_with_bounds(1, MAX_NS, DIGITS).unwrap();
+        for us in 1..=50 * second {
+            let ns = us * 1000;
+            (total.record(ns, 2), bdev.record(ns, 2));
+            new.record_n(ns, 2).unwrap();
+        }
+        let reading = [(tag(None), total.snapshot()), (tag(Some(Stage::Bdev)), bdev.snapshot())];
+        log.write(time(second), reading).unwrap();
+        for tag in [tag(None), tag(Some(Stage::Bdev))] {
+            write!(want, "{tag} {} 1000", (4_100_000_000 + second - 1) * 1000).unwrap();
+            for step in new.iter_recorded() {
+                write!(want, " {}:{}", step.value_iterated_to(), step.count_at_value()).unwrap();
+            }
+            want.push('\n');
+        }
+    }
+    (path, want)
 }

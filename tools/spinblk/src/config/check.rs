@@ -87,9 +87,10 @@ pub(super) fn config(sections: &Sections) -> Result<Config, Error> {
             "there is no disk to serve: add a [[disk]] section or a --disk flag".into(),
         ));
     }
+    let hist_log = super::control::hist_log(&sections.control)?;
     let (hugepages, unused) = (hugepages.unwrap_or_default(), stacks.rest()?);
     let lock_memory = lock_memory.unwrap_or_default();
-    Ok(Config { cores, hugepages, lock_memory, control, disks, unused })
+    Ok(Config { cores, hugepages, lock_memory, control, hist_log, disks, unused })
 }
 
 fn disk(section: &Section, reactor_cores: &[usize], stacks: &mut Stacks<'_>) -> Result<Disk, Error> {

@@ -1,10 +1,17 @@
-//! Where the running process is found: the section `[control]`, and the flags that go before it.
+//! Where the running process is found, and the log that it writes: the section `[control]`, and the flags that go before
+//! it.
+
+use std::path::Path;
+use std::time::Duration;
 
 use super::setting::Section;
+use super::{Config, HistLogConfig, INTERVAL_FORMS, parse_interval};
 use crate::Error;
 use crate::control::{Endpoints, METRICS_FORMS, MetricsAddress, SOCKET_FORMS, socket_path};
 
-const KEYS: &[&str] = &["socket", "metrics"];
+const KEYS: &[&str] = &["socket", "metrics", "hist_log", "hist_interval"];
+/// The interval of a log whose interval is not told.
+const DEFAULT_INTERVAL: Duration = Duration::from_secs(1);
 
 pub(super) fn endpoints(section: &Section) -> Result<Endpoints, Error> {
     section.only(KEYS)?;
@@ -13,6 +20,27 @@ pub(super) fn endpoints(section: &Section) -> Result<Endpoints, Error> {
         metrics: section
             .read("metrics", METRICS_FORMS, |value| value.text().and_then(MetricsAddress::parse))?,
     })
+}
+
+pub(super) fn hist_log(section: &Section) -> Result<Option<HistLogConfig>, Error> {
+    let path = |text: &str| (!text.is_empty()).then(|| text.into());
+    let path = section.read("hist_log", "the path of a file", |value| value.text().and_then(path))?;
+    let interval =
+        section.read("hist_interval", INTERVAL_FORMS, |value| parse_interval(value.text()?).ok())?;
+    if path.is_none() && interval.is_some() {
+        return Err(section.refuse_key("hist_interval", "there is no log; name it with hist_log"));
+    }
+    Ok(path.map(|path| HistLogConfig { path, interval: interval.unwrap_or(DEFAULT_INTERVAL) }))
+}
+
+impl Config {
+    /// Takes the flag `--hist-log`, where it is given.
+    pub(crate) fn set_hist_log(&mut self, path: Option<&Path>) {
+        let interval = self.hist_log.as_ref().map_or(DEFAULT_INTERVAL, |log| log.interval);
+        if let Some(path) = path {
+            self.hist_log = Some(HistLogConfig { path: path.into(), interval });
+        }
+    }
 }
 
 impl Endpoints {
@@ -36,7 +64,9 @@ impl Endpoints {
 
 #[cfg(test)]
 mod tests {
-    use crate::config::Config;
+    use std::time::Duration;
+
+    use crate::config::{Config, HistLogConfig};
     use crate::control::{Endpoints, MetricsAddress};
 
     const DISK: &str = "[reactor]\ncores = [1]\n[[disk]]\nname = \"d0\"\ntype = \"null\"\nsize = \"1M\"\n";
@@ -64,8 +94,35 @@ mod tests {
     }
 
     #[test]
+    fn a_log_has_a_file_and_an_interval() {
+        let log = |section: &str| {
+            let mut config = Config::from_toml(&format!("{DISK}{section}"), "s.toml").unwrap();
+            config.set_hist_log(None);
+            config.hist_log
+        };
+        let want =
+            |path: &str, ms| Some(HistLogConfig { path: path.into(), interval: Duration::from_millis(ms) });
+        assert_eq!(log("[control]\nsocket = \"/run/c.sock\"\n"), None);
+        assert_eq!(log("[control]\nhist_log = \"/x.hlog\"\n"), want("/x.hlog", 1000));
+        let both = "[control]\nhist_log = \"/x.hlog\"\nhist_interval = \"250ms\"\n";
+        assert_eq!(log(both), want("/x.hlog", 250));
+        let mut config = Config::from_toml(&format!("{DISK}{both}"), "s.toml").unwrap();
+        config.set_hist_log(Some("/y.hlog".as_ref()));
+        assert_eq!(config.hist_log, want("/y.hlog", 250), "the flag names another file");
+    }
+
+    #[test]
     fn refusals_name_the_place() {
         let cases = [
+            (
+                "[control]\nhist_log = \"\"\n",
+                "s.toml:8: control: hist_log = \"\": allowed: the path of a file",
+            ),
+            (
+                "[control]\nhist_log = \"x\"\nhist_interval = \"1us\"\n",
+                "s.toml:9: control: hist_interval = \"1us\": allowed: a whole number with ms or s",
+            ),
+            ("[control]\nhist_interval = \"1s\"\n", "s.toml:8: control: hist_interval"),
             ("[control]\nsocket = 5\n", "s.toml:8: control: socket = 5: allowed: the path of a unix socket"),
             ("[control]\nsocket = \"\"\n", "s.toml:8: control: socket = \"\": allowed: the path"),
             ("[control]\nmetrics = \"9500\"\n", "allowed: ADDRESS:PORT such as 127.0.0.1:9500"),

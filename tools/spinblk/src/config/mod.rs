@@ -30,6 +30,7 @@ mod write;
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use spinblk_reactor::Hugepages;
 
@@ -42,7 +43,7 @@ pub(crate) use change::nothing_of;
 pub(crate) use check::show_cores;
 pub use flags::Flags;
 pub(crate) use layer::error_name;
-pub(crate) use rule::{duration as parse_duration, op_names, show_latency};
+pub(crate) use rule::{INTERVAL_FORMS, op_names, parse_interval, show_latency};
 pub(crate) use size::{SIZE_FORMS, parse_size, show_size};
 pub(crate) use target::{INLINE_KINDS, config_target, core_list, target};
 
@@ -60,10 +61,21 @@ pub struct Config {
     pub lock_memory: LockMemory,
     /// Where the running process is found; nowhere unless told.
     pub control: Endpoints,
+    /// Where intervals of latencies are written to; nowhere unless told.
+    pub hist_log: Option<HistLogConfig>,
     /// The disks; at least one, no name twice.
     pub disks: Vec<Disk>,
     /// Stacks of the file that no disk stands on.
     pub unused: Vec<Backend>,
+}
+
+/// A log of latencies that grows while disks are served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HistLogConfig {
+    /// The file, which is written anew.
+    pub path: PathBuf,
+    /// The length of an interval.
+    pub interval: Duration,
 }
 
 /// One disk to export.

@@ -65,8 +65,18 @@ fn ops(value: &Value) -> Option<Ops> {
     sets.filter(|sets| !sets.is_empty()).map(|sets| sets.into_iter().fold(Ops::NONE, Ops::and))
 }
 
+/// What `parse_interval` takes, for people.
+pub(crate) const INTERVAL_FORMS: &str = "a whole number with ms or s, from 50ms to a day";
+
+/// How often something is to be done, or for how long.
+pub(crate) fn parse_interval(text: &str) -> Result<Duration, String> {
+    let allowed = Duration::from_millis(50)..=Duration::from_secs(24 * 3600);
+    let interval = duration(text).filter(|interval| allowed.contains(interval));
+    interval.ok_or_else(|| format!("allowed: {INTERVAL_FORMS}"))
+}
+
 /// Reads a time: a whole number and a unit.
-pub(crate) fn duration(text: &str) -> Option<Duration> {
+fn duration(text: &str) -> Option<Duration> {
     let text = text.trim();
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at(digits);

@@ -10,7 +10,7 @@ use super::leaf::{DIRECT, POLL, READS};
 use super::rule::{MILLION, op_names, show_latency};
 use super::setting::{Section, Setting, Source, Value};
 use super::size::exact_size;
-use super::{Backend, BackendKind, Config, Disk, KeySource, Via};
+use super::{Backend, BackendKind, Config, Disk, HistLogConfig, KeySource, Via};
 use crate::backend::Rule;
 use crate::control::Endpoints;
 
@@ -30,15 +30,19 @@ pub(super) fn sections(config: &Config) -> Sections {
     ];
     Sections {
         reactor: section("", "reactor", reactor),
-        control: section("", "control", control(&config.control)),
+        control: section("", "control", control(&config.control, config.hist_log.as_ref())),
         bdevs,
         disks,
     }
 }
 
-fn control(Endpoints { socket, metrics }: &Endpoints) -> Vec<Setting> {
+fn control(Endpoints { socket, metrics }: &Endpoints, log: Option<&HistLogConfig>) -> Vec<Setting> {
     let socket = socket.as_ref().map(|path| text("socket", &path.display()));
-    socket.into_iter().chain(metrics.as_ref().map(|address| text("metrics", address))).collect()
+    let metrics = metrics.as_ref().map(|address| text("metrics", address));
+    let log = log.map(|HistLogConfig { path, interval }| {
+        [text("hist_log", &path.display()), text("hist_interval", &show_latency(*interval))]
+    });
+    socket.into_iter().chain(metrics).chain(log.into_iter().flatten()).collect()
 }
 
 fn disk_section(disk: &Disk) -> Section {

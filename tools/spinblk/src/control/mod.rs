@@ -24,6 +24,7 @@
 mod changes;
 mod connection;
 mod frame;
+mod hist_log;
 mod listener;
 mod log_filter;
 mod methods;
@@ -33,6 +34,7 @@ mod state;
 
 pub(crate) use changes::{Change, ChangeQueue, Outcome, changes};
 pub use frame::{FrameError, Framer};
+pub use hist_log::HistLog;
 pub use listener::{Bound, Endpoints, MetricsAddress};
 pub(crate) use listener::{METRICS_FORMS, SOCKET_FORMS, socket_path};
 pub use log_filter::LogFilter;

@@ -1,11 +1,14 @@
 //! The flags of `spinblk hist`.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
 use spinblk_perf::OpKind;
 
 use super::log::kind_of;
+use crate::api::DEFAULT_SOCKET;
+use crate::config::parse_interval;
 
 pub(crate) const HIST_HELP: &str = "\
 Shows, compares and plots latency histograms.
@@ -18,6 +21,7 @@ pub(crate) const HIST_EXAMPLES: &str = "\
 Examples:
   spinblk hist show d0.hlog
   spinblk hist show d0.hlog --disk d0 --op read --stage
+  spinblk hist record --socket /run/spinblk/control.sock --duration 60s --stages -o d0.hlog
   spinblk hist show unix:/run/spinblk/control.sock
   spinblk hist compare before.hlog after.hlog
   spinblk hist plot d0.hlog -o d0.svg
@@ -35,6 +39,12 @@ Shows two sources side by side and marks what differs by more than chance and pr
 A difference is marked when the 99 % confidence intervals of both values do not meet: those of a percentile lie between two \
 ranks of its samples, those of the mean within 2.6 standard errors; the width of a bucket is added. This takes requests to be \
 independent of each other: repeat runs before trusting a small step.";
+
+const RECORD_HELP: &str = "\
+Asks a running `serve` again and again, and writes what it did in each interval as a log: by disk, queue, operation and size.
+
+It ends after --duration, or at Ctrl-C; what was recorded until then is in the log either way. A `ctl reset` meanwhile loses \
+the rest of its interval and nothing else.";
 
 /// Flags of `hist`.
 #[derive(Clone, Debug, Args)]
@@ -54,6 +64,9 @@ pub enum HistCommand {
     /// Show two sources side by side and mark what differs
     #[command(long_about = COMPARE_HELP)]
     Compare(CompareArgs),
+    /// Write what a running daemon does as an interval log
+    #[command(long_about = RECORD_HELP)]
+    Record(RecordArgs),
     /// Draw percentiles, stages and latencies over time as SVG
     Plot(PlotArgs),
 }
@@ -95,6 +108,26 @@ pub struct CompareArgs {
     /// Which requests.
     #[command(flatten)]
     pub filter: Filter,
+}
+
+/// Flags of `hist record`.
+#[derive(Clone, Debug, Args)]
+pub struct RecordArgs {
+    /// The daemon's control socket
+    #[arg(long, value_name = "PATH", env = "SPINBLK_CONTROL", default_value = DEFAULT_SOCKET)]
+    pub socket: PathBuf,
+    /// The length of an interval, such as 1s or 250ms
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = parse_interval)]
+    pub interval: Duration,
+    /// How long to record [default: until Ctrl-C]
+    #[arg(long, value_name = "TIME", value_parser = parse_interval)]
+    pub duration: Option<Duration>,
+    /// The log
+    #[arg(short, long, value_name = "FILE")]
+    pub output: PathBuf,
+    /// Each stage, too, and not only all of them together
+    #[arg(long)]
+    pub stages: bool,
 }
 
 /// Flags of `hist plot`.

@@ -1,17 +1,20 @@
 //! `spinblk hist`: latency histograms, kept in logs, shown, compared and plotted.
 //!
 //! ```text
-//!   LogWriter ──► interval log ──► LogReader ──┐
-//!                                              ├──► Source ──► Recording ──► show, compare, plot
-//!   a running serve ──► control socket ────────┘
+//!   serve, perf, record ──► LogWriter ──► interval log ──► LogReader ──┐
+//!                                                                      ├──► Source ──► Recording ──► show, compare, plot
+//!   a running serve ──► control socket ────────────────────────────────┘
 //! ```
-//! Anything that measures writes intervals with [`LogWriter`]; everything here reads them through [`Source`].
+//! Anything that measures writes intervals with [`LogWriter`], by way of [`DeltaLog`] where its counters only grow;
+//! everything here reads them through [`Source`].
 
 mod args;
 mod bars;
 mod compare;
+mod delta;
 mod log;
 mod plot;
+mod record;
 mod recording;
 mod show;
 mod source;
@@ -22,8 +25,9 @@ use std::io::Write;
 
 use comfy_table::Table;
 
-pub use args::{CompareArgs, Filter, HistArgs, HistCommand, PlotArgs, PlotKind, ShowArgs};
+pub use args::{CompareArgs, Filter, HistArgs, HistCommand, PlotArgs, PlotKind, RecordArgs, ShowArgs};
 pub(crate) use args::{HIST_EXAMPLES, HIST_HELP};
+pub use delta::DeltaLog;
 pub use log::{Interval, LogReader, LogWriter, Tag};
 pub use recording::{Op, Recording, Slice};
 pub use source::{LogFile, Socket, Source, open};
@@ -36,7 +40,8 @@ const WIDTH: usize = 80;
 /// Does what `args` say.
 ///
 /// # Errors
-/// [`Error::Usage`] for a source that cannot be read, [`Error::Report`] for a picture that cannot be written.
+/// [`Error::HistRead`], [`Error::HistLine`], [`Error::HistSource`] for a source that will not do; [`Error::Report`] for a
+/// picture or a log that cannot be written; those of the control socket.
 pub fn hist(args: &HistArgs) -> Result<(), Error> {
     let text = match &args.command {
         HistCommand::Show(args) => show(args)?,
@@ -48,10 +53,11 @@ pub fn hist(args: &HistArgs) -> Result<(), Error> {
             let recording = read(&args.source, &args.filter)?;
             let failed = |source| Error::Report { path: args.output.clone(), source };
             let svg = plot::svg(&recording, args.kind)
-                .map_err(|why| Error::Usage(format!("{}: {why}", args.source)))?;
+                .map_err(|why| Error::HistSource { origin: args.source.clone(), why: why.to_string() })?;
             std::fs::write(&args.output, svg).map_err(failed)?;
             String::new()
         }
+        HistCommand::Record(args) => record::record(args)?,
     };
     // A reader that has gone away (`| head`) is no failure.
     let _ = std::io::stdout().write_all(text.as_bytes());
@@ -78,7 +84,8 @@ fn read(source: &str, filter: &Filter) -> Result<Recording, Error> {
             && filter.op.is_none_or(|kind| kind == op.kind)
     });
     if recording.ops.is_empty() {
-        return Err(Error::Usage(format!("{source}: holds nothing of that; it has {}", held.join(", "))));
+        let why = format!("holds nothing of that; it has {}", held.join(", "));
+        return Err(Error::HistSource { origin: source.into(), why });
     }
     Ok(recording)
 }

@@ -6,9 +6,8 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use spinblk_perf::{OpKind, SizeClass};
-
-use super::log::{Interval, LogReader, Tag};
+use super::log::{Interval, LogReader};
+use super::record::tag_of;
 use super::recording::{Collector, Recording};
 use crate::Error;
 use crate::api::{FetchedHistogram, fetch_histograms};
@@ -18,7 +17,8 @@ pub trait Source {
     /// All that it holds.
     ///
     /// # Errors
-    /// [`Error::Usage`] where it holds none or they cannot be understood; those of the control socket.
+    /// [`Error::HistSource`] where it holds none; [`Error::HistRead`] and [`Error::HistLine`] where it cannot be read; those
+    /// of the control socket.
     fn read(&self) -> Result<Recording, Error>;
 }
 
@@ -28,14 +28,14 @@ pub struct LogFile(pub PathBuf);
 
 impl Source for LogFile {
     fn read(&self) -> Result<Recording, Error> {
-        let path = self.0.display();
+        let refuse = |why: String| Error::HistSource { origin: self.0.display().to_string(), why };
         let mut collector = Collector::default();
         for interval in LogReader::open(&self.0)? {
             collector.add(&interval?);
         }
-        let recording = collector.finish().map_err(|why| Error::Usage(format!("{path}: {why}")))?;
+        let recording = collector.finish().map_err(refuse)?;
         if recording.ops.is_empty() {
-            return Err(Error::Usage(format!("{path}: the log holds no interval yet")));
+            return Err(refuse("the log holds no interval yet".into()));
         }
         Ok(recording)
     }
@@ -47,18 +47,15 @@ pub struct Socket(pub PathBuf);
 
 impl Source for Socket {
     fn read(&self) -> Result<Recording, Error> {
-        let refuse = |why: &str| Error::Usage(format!("{}: {why}", self.0.display()));
+        let refuse = |why: String| Error::HistSource { origin: self.0.display().to_string(), why };
         let mut collector = Collector::default();
         for FetchedHistogram { entry, histogram } in fetch_histograms(&self.0)? {
-            let (kind, class) =
-                (OpKind::ALL[entry.op as usize], entry.class.map(|class| SizeClass::ALL[class as usize]));
-            let tag = Tag::new(&entry.disk, entry.queue, kind, class, entry.stage.stage());
-            let tag = tag.ok_or_else(|| refuse("a disk has a name that none can have"))?;
+            let tag = tag_of(&entry)?;
             collector.add(&Interval { tag, start: SystemTime::now(), duration: Duration::ZERO, histogram });
         }
-        let mut recording = collector.finish().map_err(|why| refuse(&why))?;
+        let mut recording = collector.finish().map_err(refuse)?;
         if recording.ops.is_empty() {
-            return Err(refuse("its disks have had no request yet"));
+            return Err(refuse("its disks have had no request yet".into()));
         }
         // The daemon tells sums, and not what they were when.
         recording.ops.iter_mut().for_each(|op| op.slices.clear());
@@ -69,7 +66,7 @@ impl Source for Socket {
 /// What a SOURCE on the command line means.
 ///
 /// # Errors
-/// [`Error::Usage`] for what cannot hold histograms.
+/// [`Error::HistSource`] for what cannot hold histograms.
 pub fn open(text: &str) -> Result<Box<dyn Source>, Error> {
     let path = PathBuf::from(text);
     if let Some(socket) = text.strip_prefix("unix:") {
@@ -79,9 +76,9 @@ pub fn open(text: &str) -> Result<Box<dyn Source>, Error> {
         return Ok(Box::new(Socket(path)));
     }
     if begins_as_json(&path) {
-        return Err(Error::Usage(format!(
-            "{text}: a JSON report holds percentiles, not the histograms that they come from; give an interval log"
-        )));
+        let why =
+            "a JSON report holds percentiles, not the histograms that they come from; give an interval log";
+        return Err(Error::HistSource { origin: text.into(), why: why.into() });
     }
     Ok(Box::new(LogFile(path)))
 }

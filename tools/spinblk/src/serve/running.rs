@@ -18,8 +18,9 @@ use super::{Options, describe, say};
 use crate::api::{self, Method};
 use crate::backend::Making;
 use crate::config::{Backend, Config, Disk, nothing_of};
-use crate::control::{self, Change, Outcome, State, disk_info, lock};
+use crate::control::{self, Change, HistLog, Outcome, State, disk_info, lock};
 use crate::cores::Reactors;
+use crate::hist::DeltaLog;
 use crate::notify::Watchdog;
 use crate::report::Report;
 use crate::signals::Signals;
@@ -42,6 +43,8 @@ pub(super) struct Running<'a> {
     /// Those that were removed, and what went wrong with them.
     removed: Vec<DiskReport>,
     problems: Vec<String>,
+    /// The log of latencies, if there is one. Its last interval ends with the last request.
+    hist_log: Option<HistLog>,
     /// What clients see; nothing without a socket.
     shown: Option<Arc<Mutex<State>>>,
 }
@@ -50,7 +53,7 @@ impl<'a> Running<'a> {
     pub(super) fn new(config: Config, transport: &'a dyn Transport, reactors: Reactors) -> Self {
         let watchdog = Watchdog::start(reactors.on(&config.cores));
         let (disks, removed, problems) = (Vec::new(), Vec::new(), Vec::new());
-        Self { config, transport, reactors, watchdog, disks, removed, problems, shown: None }
+        Self { config, transport, reactors, watchdog, disks, removed, problems, hist_log: None, shown: None }
     }
 
     /// Starts the disks of the configuration one by one; ends early with the name of a signal that came meanwhile.
@@ -93,6 +96,18 @@ impl<'a> Running<'a> {
         state
     }
 
+    /// Writes intervals of latencies to `log`, if there is one, from now on.
+    pub(super) fn start_hist_log(
+        &mut self,
+        log: Option<DeltaLog>,
+        disks: &[control::Disk],
+    ) -> Result<(), Error> {
+        let config = self.config.hist_log.as_ref().map(|log| log.interval);
+        let start = |(log, interval)| HistLog::start(log, interval, disks, &self.config.cores);
+        self.hist_log = log.zip(config).map(start).transpose()?;
+        Ok(())
+    }
+
     /// Keeps what clients see up to date from now on.
     pub(super) fn show_in(&mut self, shown: Arc<Mutex<State>>) {
         self.shown = Some(shown);
@@ -131,6 +146,9 @@ impl<'a> Running<'a> {
         let shown = show(disk, &running);
         let added = api::DiskAdded { disk: disk_info(&shown) };
         self.disks.push(running);
+        if let Some(log) = &self.hist_log {
+            log.add(&shown);
+        }
         self.take(config, |state| state.disks.push(shown));
         done::<api::DiskAdd>(&added)
     }
@@ -144,6 +162,9 @@ impl<'a> Running<'a> {
         let going = self.disks.extract_if(.., |disk| is_it(disk)).collect();
         let Stopped { reports, problems, signal } = stop_disks(going, signals);
         say(&format!("{name}: removed"));
+        if let Some(log) = &self.hist_log {
+            log.remove(name);
+        }
         self.removed.extend(reports);
         self.problems.extend(problems.iter().cloned());
         // Its block device goes here, not while clients wait for the state.
@@ -222,12 +243,13 @@ impl<'a> Running<'a> {
 
     /// Stops everything, disks that were removed before included in the report.
     pub(super) fn stop(self, signals: &Signals) -> Report {
-        let Self { reactors, watchdog, disks, removed, mut problems, shown, .. } = self;
+        let Self { reactors, watchdog, disks, removed, mut problems, hist_log, shown, .. } = self;
         // It reads the reactors' counters, and must be gone when they are to stop.
         drop(shown);
         let stopped = stop_disks(disks, signals);
         drop(watchdog);
         let (reactors, more) = reactors.stop();
+        drop(hist_log);
         problems.extend(stopped.problems.into_iter().chain(more));
         let reports: Vec<DiskReport> = removed.into_iter().chain(stopped.reports).collect();
         Report::new(&reports, reactors, problems)

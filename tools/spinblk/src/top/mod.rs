@@ -27,7 +27,7 @@ use ratatui::widgets::Widget;
 
 use crate::Error;
 use crate::api::{Client, DEFAULT_SOCKET};
-use crate::config::parse_duration;
+use crate::config::parse_interval;
 use crate::signals::Signals;
 use app::App;
 use draw::Screen;
@@ -62,13 +62,6 @@ pub struct TopArgs {
     /// Print one frame, of one interval, as plain text and end
     #[arg(long)]
     pub once: bool,
-}
-
-/// An interval of readings, on the command line of whoever repeats them.
-pub(crate) fn parse_interval(text: &str) -> Result<Duration, String> {
-    let allowed = Duration::from_millis(50)..=Duration::from_secs(3600);
-    let interval = parse_duration(text).filter(|interval| allowed.contains(interval));
-    interval.ok_or_else(|| "wanted: a whole number with ms or s, from 50ms to 3600s".into())
 }
 
 /// Shows a daemon until the user has seen enough.

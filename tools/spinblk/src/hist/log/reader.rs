@@ -44,10 +44,9 @@ impl LogReader {
     /// Opens a log.
     ///
     /// # Errors
-    /// [`Error::Usage`].
+    /// [`Error::HistRead`].
     pub fn open(path: &Path) -> Result<Self, Error> {
-        let file =
-            File::open(path).map_err(|e| Error::Usage(format!("cannot read {}: {e}", path.display())))?;
+        let file = File::open(path).map_err(|source| Error::HistRead { path: path.into(), source })?;
         Ok(Self {
             path: path.into(),
             file: BufReader::new(file),
@@ -112,7 +111,7 @@ impl Iterator for LogReader {
         }
         let read = self.read();
         self.ended = !matches!(read, Ok(Some(_)));
-        let place = || format!("{}:{}", self.path.display(), self.line_number);
-        read.map_err(|why| Error::Usage(format!("{}: {why}", place()))).transpose()
+        let broken = |why| Error::HistLine { path: self.path.clone(), line: self.line_number, why };
+        read.map_err(broken).transpose()
     }
 }

@@ -12,7 +12,7 @@ const TOTAL: &str = "total";
 const FORM: &str = "DISK/qQUEUE/OP/CLASS/STAGE, such as d0/q0/read/to_4k/bdev";
 
 /// The tag of an interval.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Tag {
     disk: String,
     /// The virtqueue's number.

@@ -1,7 +1,7 @@
 //! Writing interval logs.
 
 use std::fs::File;
-use std::io::{self, BufWriter, Write};
+use std::io::{self, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -15,10 +15,18 @@ use crate::Error;
 /// The columns, as other tools expect them; the library writes them nowhere.
 const LEGEND: &str = r#""StartTimestamp","Interval_Length","Interval_Max","Interval_Compressed_Histogram""#;
 
-/// A log that is being written.
+/// Lines are handed to the system when they are so many bytes together, at the latest.
+const MAX_PENDING_BYTES: usize = 64 << 10;
+
+/// A log that is being written. What cannot be written, as on a full disk, is left out whole: the log can be read all
+/// the same, and later intervals may follow.
 pub struct LogWriter {
     path: PathBuf,
-    file: BufWriter<File>,
+    file: File,
+    /// What the system has, all whole lines.
+    written_bytes: u64,
+    /// Lines that it does not have yet.
+    pending: Vec<u8>,
     serializer: V2DeflateSerializer,
     line: Vec<u8>,
 }
@@ -37,21 +45,22 @@ impl LogWriter {
     pub fn create(path: &Path) -> Result<Self, Error> {
         let file = File::create(path).map_err(|source| Error::Report { path: path.into(), source })?;
         let (serializer, line) = (V2DeflateSerializer::new(), Vec::new());
-        let mut log = Self { path: path.into(), file: BufWriter::new(file), serializer, line };
+        let pending = Vec::new();
+        let mut log = Self { path: path.into(), file, written_bytes: 0, pending, serializer, line };
         let version = env!("CARGO_PKG_VERSION");
         let written = IntervalLogWriterBuilder::new()
             .add_comment("[Histogram log format version 1.3]")
             .add_comment(&format!("[Logged with spinblk {version}, latencies in nanoseconds]"))
             .with_start_time(SystemTime::now())
-            .begin_log_with(&mut log.file, &mut log.serializer)
+            .begin_log_with(&mut log.pending, &mut log.serializer)
             .map(drop)
-            .and_then(|()| writeln!(log.file, "{LEGEND}"));
+            .and_then(|()| writeln!(log.pending, "{LEGEND}"));
         log.checked(written)?;
         log.flush()?;
         Ok(log)
     }
 
-    /// Writes what `tag` did in an interval. A process that dies may leave the last line cut short.
+    /// Writes what `tag` did in an interval. A process that dies may lose the last ones.
     ///
     /// # Errors
     /// [`Error::Report`].
@@ -63,8 +72,9 @@ impl LogWriter {
         histogram: &Histogram<u64>,
     ) -> Result<(), Error> {
         let written = self.encode(tag, start, duration, histogram);
-        let written = written.and_then(|()| self.file.write_all(&self.line));
-        self.checked(written)
+        self.checked(written)?;
+        self.pending.extend_from_slice(&self.line);
+        if self.pending.len() > MAX_PENDING_BYTES { self.flush() } else { Ok(()) }
     }
 
     /// Hands all that was written to the system.
@@ -72,8 +82,16 @@ impl LogWriter {
     /// # Errors
     /// [`Error::Report`].
     pub fn flush(&mut self) -> Result<(), Error> {
-        let flushed = self.file.flush();
-        self.checked(flushed)
+        let written = self.file.write_all(&self.pending);
+        if written.is_ok() {
+            self.written_bytes += self.pending.len() as u64;
+        } else {
+            // A part of it may be there. A pipe cannot be cut back, and its reader sees a broken line.
+            let _ = self.file.set_len(self.written_bytes);
+            let _ = self.file.seek(SeekFrom::Start(self.written_bytes));
+        }
+        self.pending.clear();
+        self.checked(written)
     }
 
     /// Makes the line first, so that a histogram that cannot be written leaves no half of one in the file.
@@ -100,5 +118,12 @@ impl LogWriter {
 
     fn checked(&self, result: io::Result<()>) -> Result<(), Error> {
         result.map_err(|source| Error::Report { path: self.path.clone(), source })
+    }
+}
+
+impl Drop for LogWriter {
+    fn drop(&mut self) {
+        // Whoever wants to know flushes before.
+        let _ = self.flush();
     }
 }
