@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crossbeam_utils::CachePadded;
 use spinblk_perf::{Clock, OpStats, Ticks};
 
+use crate::intervals::Handover;
 use crate::ledger::Ledger;
 use crate::picker::Picker;
 use crate::rng::Rng;
@@ -83,6 +84,10 @@ pub(crate) struct Client<L> {
     writes: OpStats,
     batches: u64,
     first_fault: Option<String>,
+    /// Who gets the recorders at the end of each interval.
+    handover: Option<Handover>,
+    /// Requests in the recorders that were given away.
+    handed_over: u64,
     /// Requests recorded so far, for whoever watches.
     progress: Arc<CachePadded<AtomicU64>>,
 }
@@ -95,6 +100,7 @@ impl<L: Lane> Client<L> {
         part: Part,
         verifier: Option<Verifier>,
         progress: Arc<CachePadded<AtomicU64>>,
+        handover: Option<Handover>,
     ) -> Self {
         let depth = depth as usize;
         let mut client = Self {
@@ -114,6 +120,8 @@ impl<L: Lane> Client<L> {
             writes: OpStats::new(),
             batches: 0,
             first_fault: None,
+            handover,
+            handed_over: 0,
             progress,
         };
         client.fill_buffers();
@@ -150,9 +158,15 @@ impl<L: Lane> Client<L> {
         self.lane.interrupt()
     }
 
-    /// From now on completions count, or no more.
-    pub(crate) fn set_recording(&mut self, recording: bool) {
-        self.recording = recording;
+    /// From `now` on completions count.
+    pub(crate) fn begin_recording(&mut self, now: Ticks) {
+        self.recording = true;
+        self.handover.iter_mut().for_each(|handover| handover.begin(now));
+    }
+
+    /// Completions count no more.
+    pub(crate) fn end_recording(&mut self) {
+        self.recording = false;
     }
 
     /// Takes what has completed and starts as many again, if `refill`. Returns the clock if anything had completed.
@@ -223,7 +237,13 @@ impl<L: Lane> Client<L> {
                 stats.record_many(ios, latency_ns, ios * block_bytes, kind.ok);
             }
             self.batches += 1;
-            self.progress.store(self.reads.ios + self.writes.ios, Ordering::Relaxed);
+            let recorded = self.reads.ios + self.writes.ios;
+            self.progress.store(self.handed_over + recorded, Ordering::Relaxed);
+            if let Some(handover) = &mut self.handover
+                && handover.turn(now, &mut self.reads, &mut self.writes)
+            {
+                self.handed_over += recorded;
+            }
         }
         self.finished.clear();
     }
@@ -307,6 +327,7 @@ impl<L: Lane> Client<L> {
             queue: self.queue,
             core,
             elapsed_ns,
+            last_began_ns: self.handover.as_ref().map_or(0, Handover::began_ns),
             batches: self.batches,
             kicks: self.lane.kicks(),
             interrupts: self.lane.take_interrupts(),

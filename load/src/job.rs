@@ -60,6 +60,8 @@ pub struct Job {
     pub warmup: Duration,
     /// How long to measure.
     pub time: Duration,
+    /// The watcher is told what was done in each part of the measured time that is so long; `None`: at the end alone.
+    pub interval: Option<Duration>,
     /// Use only so much of the device, from its beginning.
     pub span_bytes: Option<u64>,
     /// Stamp what is written and check what is read.
@@ -154,6 +156,7 @@ pub(crate) mod tests {
             warmup: Duration::ZERO,
             time: Duration::from_millis(50),
             span_bytes: None,
+            interval: None,
             verify: false,
             seed: 1,
         }

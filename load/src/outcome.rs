@@ -20,6 +20,8 @@ pub struct LaneOutcome {
     pub core: usize,
     /// How long it was measured.
     pub elapsed_ns: u64,
+    /// When the last of its intervals began; 0 without intervals.
+    pub(crate) last_began_ns: u64,
     /// Its reads.
     pub reads: OpStats,
     /// Its writes.

@@ -10,7 +10,9 @@ use std::thread::ScopedJoinHandle;
 use std::time::Duration;
 
 use crossbeam_utils::CachePadded;
+use spinblk_perf::OpStats;
 
+use crate::intervals::{Exchange, Interval};
 use crate::worker::{Assignment, total, work};
 use crate::{Error, Job, LaneOutcome, Outcome, Target};
 
@@ -38,11 +40,13 @@ impl Phase {
 
 /// How far a run is.
 #[derive(Clone, Copy, Debug)]
-pub struct Progress {
+pub struct Progress<'a> {
     /// What it is busy with.
     pub phase: Phase,
     /// Requests counted so far.
     pub ios: u64,
+    /// Intervals that have ended since the last look, where the job asks for them.
+    pub intervals: &'a [Interval],
 }
 
 /// What the threads and their watcher tell each other. Nothing of it is written on the hot path.
@@ -111,7 +115,8 @@ impl Drop for FailOnPanic<'_> {
     }
 }
 
-/// Does `job` to `target`. `watch` is called a few times a second and may end the run early.
+/// Does `job` to `target`. `watch` is called a few times a second and may end the run early. A job with intervals calls it
+/// once more at the end, with the last of them.
 ///
 /// # Errors
 /// [`Error::Job`] before anything starts; else whatever went wrong first. Failed requests and wrong contents are no
@@ -119,18 +124,30 @@ impl Drop for FailOnPanic<'_> {
 pub fn run<T: Target>(
     job: &Job,
     target: &T,
-    watch: &mut dyn FnMut(&Progress) -> ControlFlow<()>,
+    watch: &mut dyn FnMut(&Progress<'_>) -> ControlFlow<()>,
 ) -> Result<Outcome, Error> {
     let blocks_per_queue = job.blocks_per_queue(target.geometry())?;
     let control = Control::new(job.cores.len());
     let progress: Vec<_> = (0..job.queues).map(|_| Arc::new(CachePadded::new(AtomicU64::new(0)))).collect();
+    let exchanges: Vec<_> = match job.interval {
+        Some(_) => (0..job.queues).map(|queue| Arc::new(Exchange::new(queue))).collect(),
+        None => Vec::new(),
+    };
+    let mut gathered = Gathered::new(&exchanges);
     let salt = salt(job.seed);
     spinblk_reactor::off_reactor_cores(&job.cores);
     std::thread::scope(|scope| {
         let spawn = |(at, &core): (usize, &usize)| {
             let queues = (0..job.queues).skip(at).step_by(job.cores.len()).collect();
-            let to_do =
-                Assignment { core, queues, blocks_per_queue, salt, progress: &progress, control: &control };
+            let to_do = Assignment {
+                core,
+                queues,
+                blocks_per_queue,
+                salt,
+                progress: &progress,
+                exchanges: &exchanges,
+                control: &control,
+            };
             let body = move || {
                 let _guard = FailOnPanic(to_do.control);
                 work(job, target, &to_do).inspect_err(|_| to_do.control.fail())
@@ -144,11 +161,19 @@ pub fn run<T: Target>(
         };
         let threads: Vec<_> = job.cores.iter().enumerate().map(spawn).collect();
         let all_started = threads.into_iter().collect::<Result<Vec<_>, _>>()?;
-        let watched = watch_until_done(&control, target, &progress, &all_started, watch);
+        let watched = watch_until_done(&control, target, &progress, &all_started, &mut gathered, watch);
         let lanes = gather(all_started);
         // A target that is gone makes the threads fail, too; its own error says more.
         let stopped_early = watched?;
-        Ok(Outcome { lanes: lanes?, stopped_early })
+        let mut lanes = lanes?;
+        if job.interval.is_some() {
+            gathered.collect();
+            gathered.finish(&mut lanes);
+            // The run is over, so there is nothing left to end.
+            let _ =
+                watch(&Progress { phase: control.phase(), ios: total(&progress), intervals: &gathered.new });
+        }
+        Ok(Outcome { lanes, stopped_early })
     })
 }
 
@@ -160,18 +185,75 @@ fn watch_until_done<T: Target>(
     target: &T,
     progress: &[Arc<CachePadded<AtomicU64>>],
     threads: &[Thread<'_>],
-    watch: &mut dyn FnMut(&Progress) -> ControlFlow<()>,
+    gathered: &mut Gathered<'_>,
+    watch: &mut dyn FnMut(&Progress<'_>) -> ControlFlow<()>,
 ) -> Result<bool, Error> {
     let mut stopped_early = false;
     while threads.iter().any(|(_, thread)| !thread.is_finished()) {
         std::thread::sleep(WATCH_INTERVAL);
         target.check().inspect_err(|_| control.fail())?;
-        if watch(&Progress { phase: control.phase(), ios: total(progress) }).is_break() {
+        gathered.collect();
+        let seen = Progress { phase: control.phase(), ios: total(progress), intervals: &gathered.new };
+        if watch(&seen).is_break() {
             stopped_early = true;
             control.stop.store(true, Ordering::Relaxed);
         }
+        gathered.give_back();
     }
     Ok(stopped_early)
+}
+
+/// Intervals as they come, and the sum of those that went.
+struct Gathered<'a> {
+    exchanges: &'a [Arc<Exchange>],
+    new: Vec<Interval>,
+    /// Of each queue, reads and writes.
+    sums: Vec<(OpStats, OpStats)>,
+}
+
+impl<'a> Gathered<'a> {
+    fn new(exchanges: &'a [Arc<Exchange>]) -> Self {
+        let sums = exchanges.iter().map(|_| (OpStats::new(), OpStats::new())).collect();
+        // Each queue has one interval on its way, and one more at the end.
+        Self { exchanges, new: Vec::with_capacity(2 * exchanges.len()), sums }
+    }
+
+    fn collect(&mut self) {
+        self.new.extend(self.exchanges.iter().filter_map(|exchange| exchange.take()));
+    }
+
+    fn give_back(&mut self) {
+        for interval in self.new.drain(..) {
+            let queue = usize::from(interval.queue);
+            let (reads, writes) = &mut self.sums[queue];
+            reads.merge(&interval.reads);
+            writes.merge(&interval.writes);
+            self.exchanges[queue].give_back(interval);
+        }
+    }
+
+    /// Makes the lanes whole, and adds the last interval of each.
+    fn finish(&mut self, lanes: &mut [LaneOutcome]) {
+        let before_last = self.new.len();
+        for lane in lanes.iter() {
+            self.new.push(Interval {
+                queue: lane.queue,
+                began_ns: lane.last_began_ns,
+                ended_ns: lane.elapsed_ns.max(lane.last_began_ns),
+                reads: lane.reads.clone(),
+                writes: lane.writes.clone(),
+            });
+        }
+        for lane in lanes {
+            let (reads, writes) = &self.sums[usize::from(lane.queue)];
+            lane.reads.merge(reads);
+            lane.writes.merge(writes);
+            for interval in self.new[..before_last].iter().filter(|interval| interval.queue == lane.queue) {
+                lane.reads.merge(&interval.reads);
+                lane.writes.merge(&interval.writes);
+            }
+        }
+    }
 }
 
 fn gather(threads: Vec<Thread<'_>>) -> Result<Vec<LaneOutcome>, Error> {

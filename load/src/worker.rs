@@ -14,6 +14,7 @@ use nix::sys::resource::{UsageWho, getrusage};
 use spinblk_perf::{Clock, Ticks};
 
 use crate::client::{Client, Part, Verifier};
+use crate::intervals::{Exchange, Handover};
 use crate::picker::Picker;
 use crate::run::{Control, Phase};
 use crate::sleeper::Sleeper;
@@ -32,6 +33,8 @@ pub(crate) struct Assignment<'a> {
     pub(crate) blocks_per_queue: u64,
     pub(crate) salt: u64,
     pub(crate) progress: &'a [Arc<CachePadded<AtomicU64>>],
+    /// One for each queue, where intervals are asked for.
+    pub(crate) exchanges: &'a [Arc<Exchange>],
     pub(crate) control: &'a Control,
 }
 
@@ -100,7 +103,11 @@ fn open<T: Target>(job: &Job, target: &T, to_do: &Assignment<'_>) -> Result<Vec<
         let lane = target.open(queue, job.depth, job.block_bytes)?;
         let verifier = job.verify.then(|| Verifier::new(part, to_do.salt));
         let progress = to_do.progress[usize::from(queue)].clone();
-        Ok(Client::new(lane, queue, job.depth, part, verifier, progress))
+        let length_ns =
+            job.interval.map_or(u64::MAX, |length| u64::try_from(length.as_nanos()).unwrap_or(u64::MAX));
+        let exchange = to_do.exchanges.get(usize::from(queue));
+        let handover = exchange.map(|exchange| Handover::new(Arc::clone(exchange), length_ns));
+        Ok(Client::new(lane, queue, job.depth, part, verifier, progress, handover))
     };
     to_do.queues.iter().map(open_one).collect()
 }
@@ -115,10 +122,10 @@ impl<L: Lane> Worker<'_, L> {
         self.control.enter(Phase::WarmUp);
         self.run_for(job.warmup)?;
         self.control.enter(Phase::Measure);
-        self.clients.iter_mut().for_each(|client| client.set_recording(true));
         let began = self.clock.now();
+        self.clients.iter_mut().for_each(|client| client.begin_recording(began));
         let ended = self.run_for(job.time)?;
-        self.clients.iter_mut().for_each(|client| client.set_recording(false));
+        self.clients.iter_mut().for_each(|client| client.end_recording());
         self.drain(false)?;
         Ok(self.clock.ns_between(began, ended))
     }

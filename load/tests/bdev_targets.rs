@@ -12,7 +12,7 @@ use spinblk_bdev::{
     Aio, AioOptions, Bdev, Channel, Completion, Error, Info, Io, IoError, IoResult, Malloc, Null, NullReads,
     Op,
 };
-use spinblk_load::{Access, BdevTarget, Job, Outcome, VerifyCounts, run};
+use spinblk_load::{Access, BdevTarget, Interval, Job, Outcome, VerifyCounts, run};
 use spinblk_reactor::{Hugepages, Ring};
 
 const MIB: u64 = 1 << 20;
@@ -203,5 +203,29 @@ impl Channel for LyingChannel {
 
     fn close(&mut self, ring: &mut Ring) {
         self.honest.close(ring);
+    }
+}
+
+#[test]
+fn intervals_join_and_add_up_to_the_outcome() {
+    let job = Job { read_percent: 50, queues: 2, interval: Some(Duration::from_millis(60)), ..small_job() };
+    let mut seen: Vec<Interval> = Vec::new();
+    let outcome = run(&job, &BdevTarget::new(malloc(), Hugepages::Off), &mut |progress| {
+        seen.extend_from_slice(progress.intervals);
+        ControlFlow::Continue(())
+    })
+    .unwrap();
+    for lane in &outcome.lanes {
+        let of_lane: Vec<&Interval> = seen.iter().filter(|one| one.queue == lane.queue).collect();
+        assert!(of_lane.len() > 1, "{seen:?}");
+        let mut end_ns = 0;
+        for interval in &of_lane {
+            assert_eq!(interval.began_ns, end_ns);
+            end_ns = interval.ended_ns;
+        }
+        assert_eq!(end_ns, lane.elapsed_ns);
+        let sum = |count: fn(&Interval) -> u64| of_lane.iter().map(|interval| count(interval)).sum::<u64>();
+        assert_eq!((sum(|one| one.reads.ios), sum(|one| one.writes.ios)), (lane.reads.ios, lane.writes.ios));
+        assert!(lane.reads.ios > 0 && lane.reads.histogram().unwrap().len() == lane.reads.ios);
     }
 }

@@ -39,6 +39,7 @@ static ALLOCATOR: Counting = Counting;
 fn a_run_under_way_allocates_nothing() {
     let bdev = Arc::new(Malloc::new("m0", 4 << 20, 512, Hugepages::Off).unwrap());
     let job = Job { read_percent: 50, queues: 2, verify: true, time: Duration::from_millis(600), ..job() };
+    let job = Job { interval: Some(Duration::from_millis(100)), ..job };
     let mut seen = Vec::with_capacity(1000);
     run(&job, &BdevTarget::new(bdev, Hugepages::Off), &mut |progress| {
         if progress.phase == Phase::Measure {

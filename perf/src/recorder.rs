@@ -81,6 +81,12 @@ impl OpStats {
         }
     }
 
+    /// Forgets everything, and keeps its memory.
+    pub fn clear(&mut self) {
+        (self.ios, self.bytes, self.errors) = (0, 0, 0);
+        self.latency_ns.iter_mut().for_each(Histogram::reset);
+    }
+
     /// Adds what another recorder saw.
     pub fn merge(&mut self, other: &Self) {
         self.ios += other.ios;

@@ -21,6 +21,7 @@ pub(crate) fn job() -> Job {
         warmup: Duration::from_millis(10),
         time: Duration::from_millis(150),
         span_bytes: None,
+        interval: None,
         verify: false,
         seed: 1,
     }

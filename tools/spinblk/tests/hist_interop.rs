@@ -103,7 +103,8 @@ fn grown_log(dir: &Path) -> (PathBuf, String) {
         let mut new = Histogram::<u64>::new_with_bounds(1, MAX_NS, DIGITS).unwrap();
         for us in 1..=50 * second {
             let ns = us * 1000;
-            (total.record(ns, 2), bdev.record(ns, 2));
+            total.record(ns, 2);
+            bdev.record(ns, 2);
             new.record_n(ns, 2).unwrap();
         }
         let reading = [(tag(None), total.snapshot()), (tag(Some(Stage::Bdev)), bdev.snapshot())];

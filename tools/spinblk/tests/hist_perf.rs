@@ -66,3 +66,21 @@ fn a_log_that_cannot_be_written_ends_the_run_before_it_begins() {
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(error.contains("error: cannot write the report /nowhere/x.hlog: "), "{error}");
 }
+
+#[test]
+fn a_longer_run_has_an_interval_for_each_second() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, json) = (dir.path().join("x.hlog"), dir.path().join("x.json"));
+    let flags = "perf --target malloc:size=8MiB --qd 4 --time-s 2.5 --warmup-s 0.05";
+    let output = spinblk(&format!("{flags} --hist-log {} --json {}", log.display(), json.display()));
+    assert!(output.status.success(), "{output:?}");
+    let intervals: Vec<Interval> = LogReader::open(&log).unwrap().map(Result::unwrap).collect();
+    assert!(intervals.len() > 1, "{}", intervals.len());
+    for pair in intervals.windows(2) {
+        let gap = pair[1].start.duration_since(pair[0].start + pair[0].duration).unwrap_or_default();
+        assert!(pair[0].start < pair[1].start && gap <= Duration::from_millis(1), "{gap:?}");
+    }
+    let report: serde_json::Value = serde_json::from_slice(&std::fs::read(json).unwrap()).unwrap();
+    let told: u64 = intervals.iter().map(|interval| interval.histogram.len()).sum();
+    assert_eq!(Some(told), report["ops"]["read"]["ios"].as_u64());
+}

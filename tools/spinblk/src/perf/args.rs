@@ -93,8 +93,8 @@ pub struct PerfArgs {
     /// Write the results as JSON to this file, too
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
-    /// Write latencies as an HdrHistogram log to this file, too, for `spinblk hist`: of the whole run, by queue and
-    /// operation
+    /// Write latencies as an HdrHistogram log to this file, too, for `spinblk hist`: one interval a second, by
+    /// queue and operation
     #[arg(long, value_name = "FILE")]
     pub hist_log: Option<PathBuf>,
     /// Show a live line on a terminal
@@ -192,6 +192,7 @@ impl PerfArgs {
             },
             warmup: seconds("--warmup-s", self.warmup_s)?,
             time: seconds("--time-s", self.time_s)?,
+            interval: None,
             span_bytes: self.span.as_deref().map(|text| size("--span", text)).transpose()?,
             verify: self.verify,
             seed: self.seed,

@@ -25,7 +25,7 @@ impl Live {
         Self { bar, time: job.time, phase: Phase::Start, phase_began: now, last: (now, 0) }
     }
 
-    pub(super) fn show(&mut self, progress: &Progress) {
+    pub(super) fn show(&mut self, progress: &Progress<'_>) {
         let now = Instant::now();
         if progress.phase != self.phase {
             (self.phase, self.phase_began, self.last) = (progress.phase, now, (now, progress.ios));

@@ -2,8 +2,7 @@
 //!
 //! ```text
 //!   args ──► Job, Target ──► spinblk_load::run ──► report ──► text, JSON
-//!                                 │           └──► hist_log
-//!                                 │ watch: stop signals, live line
+//!                                 │ watch: stop signals, live line, hist_log
 //! ```
 
 mod args;
@@ -24,11 +23,11 @@ pub use report::{Report, Ring};
 
 use crate::backend::Making;
 use crate::cores::Cores;
-use crate::hist::LogWriter;
 use crate::report::{check_writable, write_json};
 use crate::signals::Signals;
 use crate::{Error, backend};
 use args::TargetArg;
+use hist_log::HistLog;
 use live::Live;
 
 /// Runs the load that `args` describe and prints what it found.
@@ -36,7 +35,8 @@ use live::Live;
 /// # Errors
 /// Those of the configuration and of the load generator; [`Error::Unclean`] when requests failed or contents were wrong.
 pub fn perf(args: &PerfArgs) -> Result<(), Error> {
-    let (job, target) = args.to_job()?;
+    let (mut job, target) = args.to_job()?;
+    job.interval = args.hist_log.as_ref().map(|_| hist_log::INTERVAL);
     if let Some(path) = &args.json {
         check_writable(path)?;
     }
@@ -62,9 +62,8 @@ pub fn perf(args: &PerfArgs) -> Result<(), Error> {
 }
 
 fn run<T: Target>(args: &PerfArgs, job: &Job, format: Option<RingFormat>, target: &T) -> Result<(), Error> {
-    // Begun before the run, to find out now whether it can be written.
-    let log = args.hist_log.as_deref().map(LogWriter::create).transpose()?;
-    let (outcome, began) = watched(args, job, target)?;
+    let mut log = args.hist_log.as_deref().map(HistLog::create).transpose()?;
+    let outcome = watched(args, job, target, log.as_mut())?;
     let ring = format.map(|format| Ring { format: format.name(), indirect: args.indirect });
     let report = Report::new(&args.target, args.rw.name(), job, ring, target.geometry(), &outcome);
     // A reader that has gone away (`| head`) is no failure.
@@ -73,19 +72,28 @@ fn run<T: Target>(args: &PerfArgs, job: &Job, format: Option<RingFormat>, target
         write_json(&report, path)?;
     }
     if let Some(log) = log {
-        hist_log::write(log, &outcome.lanes, began)?;
+        log.finish()?;
     }
     report.complaint().map_or(Ok(()), |complaint| Err(Error::Unclean(complaint)))
 }
 
-/// Runs the job; a stop signal ends it early. Tells when measuring began, as near as it was looked at.
-fn watched<T: Target>(args: &PerfArgs, job: &Job, target: &T) -> Result<(Outcome, SystemTime), Error> {
+/// Runs the job; a stop signal ends it early.
+fn watched<T: Target>(
+    args: &PerfArgs,
+    job: &Job,
+    target: &T,
+    mut log: Option<&mut HistLog>,
+) -> Result<Outcome, Error> {
     let signals = Signals::block()?;
     let mut live = args.progress.then(|| Live::new(job));
+    // When measuring began, as near as it was looked at.
     let mut began = SystemTime::now();
     let outcome = spinblk_load::run(job, target, &mut |progress| {
         if matches!(progress.phase, Phase::Start | Phase::Fill | Phase::WarmUp) {
             began = SystemTime::now();
+        }
+        if let Some(log) = &mut log {
+            log.write(progress.intervals, began);
         }
         if let Some(live) = &mut live {
             live.show(progress);
@@ -98,5 +106,5 @@ fn watched<T: Target>(args: &PerfArgs, job: &Job, target: &T) -> Result<(Outcome
     if let Some(live) = live {
         live.clear();
     }
-    Ok((outcome?, began))
+    Ok(outcome?)
 }
