@@ -82,6 +82,17 @@ impl AddressSpace {
         Ok(self.map.contains(iova))
     }
 
+    /// Maps all regions that there are now.
+    pub(crate) fn resolve_all(&mut self) -> Result<(), Error> {
+        let mut next = Some(0);
+        while let Some(iova) = next {
+            let Some(region) = self.device.iotlb_first(iova, u64::MAX)? else { break };
+            self.resolve(region.start.max(iova))?;
+            next = region.last.max(iova).checked_add(1);
+        }
+        Ok(())
+    }
+
     /// The bounce region as memory of ours, if `iova` lies in it and the kernel takes our memory.
     fn bounce_region(&mut self, iova: u64) -> Result<Option<Region>, Error> {
         let Some(info) = self.device.iotlb_info(iova)? else { return Ok(None) };

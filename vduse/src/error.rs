@@ -267,9 +267,36 @@ pub enum Error {
         /// The disk.
         name: String,
     },
+    /// A log of requests in flight that cannot be used.
+    #[error(
+        "disk {name}: its log of requests in flight, {}, {reason}; the disk is left as it is: serve it as it was served \
+         before; or, if its users have ended and nothing is in flight, remove that file and start again",
+        path.display()
+    )]
+    Log {
+        /// The disk.
+        name: String,
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The file of such a log cannot be made, opened or removed.
+    #[error("disk {name}: cannot {action} its log of requests in flight, {}: {source}{}", path.display(), log_hint(source))]
+    LogFile {
+        /// The disk.
+        name: String,
+        /// The file.
+        path: PathBuf,
+        /// What was tried.
+        action: &'static str,
+        /// The kernel's answer.
+        source: io::Error,
+    },
     /// A device was left behind with requests in flight.
     #[error(
-        "disk {name}, queue {queue}: the process that served it died with {requests} requests in flight, and nothing          says which; stop the disk's users, then restart the host (or its VM) to clear it"
+        "disk {name}, queue {queue}: the process that served it died with {requests} requests in flight and kept no log of \
+         them; stop the disk's users, then restart the host (or its VM) to clear it"
     )]
     InFlight {
         /// The disk.
@@ -281,8 +308,9 @@ pub enum Error {
     },
     /// Another process served it, and what it knew of a packed ring is gone with it.
     #[error(
-        "disk {name}: queue {queue} is a packed ring, whose state died with the process that served it; detach the disk \
-         (`vdpa dev del {name}`) and start again"
+        "disk {name}: queue {queue} is a packed ring, whose state died with the process that served it, which kept no log; \
+         detach the disk ({}) and start again",
+        detach_hint(name)
     )]
     PackedTakeOver {
         /// The disk.
@@ -405,6 +433,21 @@ fn netlink_hint(source: Errno) -> &'static str {
         Errno::ENODEV => "; run `modprobe vduse`",
         Errno::EINVAL => "; a VDUSE device of this name must exist, with every queue set up",
         Errno::EEXIST => "; a device of this name is there already: `vdpa dev del NAME` removes it",
+        _ => "",
+    }
+}
+
+/// How to detach a disk that nobody serves: the kernel would wait for an answer for ever.
+pub(crate) fn detach_hint(name: &str) -> String {
+    format!("`echo 1 >/sys/class/vduse/{name}/msg_timeout`, then `vdpa dev del {name}`")
+}
+
+fn log_hint(source: &io::Error) -> &'static str {
+    match source.raw_os_error() {
+        Some(libc::ENOSPC) => "; make room there, or name another folder on a tmpfs (state_dir)",
+        Some(libc::EACCES | libc::EPERM | libc::EROFS) => {
+            "; name a folder that this user may write to (state_dir), or do without a log (resume = false)"
+        }
         _ => "",
     }
 }

@@ -8,7 +8,8 @@
 //! before it said, and each is bounded in time.
 //!
 //! A device of that name may be there already, left by a process that died. One that is not on the bus is made anew;
-//! one that is, and is quiet, is taken over with its driver and users still attached.
+//! one that is, is taken over with its driver and users still attached, and goes on where its log says (`log/`). Without a
+//! log it must be quiet.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -23,6 +24,8 @@ use spinblk_reactor::{Handle, Hugepages, off_reactor_cores};
 use spinblk_virtio::blk::{CAPACITY_BYTES, Device as BlkDevice, DeviceOptions};
 use tracing::{debug, info, warn};
 
+use crate::error::detach_hint;
+use crate::log::{DeviceLog, Identity};
 use crate::queue::{Events, Queue};
 use crate::session::{Parts, QueueReport, Session, SessionReport};
 use crate::{Attributes, Bus, BusDriver, Control, Created, Device, DeviceSpec, Error, irq_cpus_off};
@@ -36,6 +39,9 @@ const DETACH_TIMEOUT: Duration = Duration::from_secs(40);
 /// How long the kernel waits for an answer before it gives the device up for good. Twice what it would be, because a
 /// drain may take long, and no user gains from losing the disk.
 const MESSAGE_TIMEOUT_S: u32 = 60;
+/// For a disk that the next process can go on with: the kernel waits for that one, however long it takes to come. Whoever
+/// waits for it can be killed meanwhile.
+const WAIT_FOR_EVER: u32 = 0;
 const SECTOR_BYTES: u64 = 512;
 /// A queue has one open question at a time and breaks once; a pause may make it ask again.
 const EVENTS_PER_QUEUE: usize = 8;
@@ -64,6 +70,10 @@ pub struct DiskConfig {
     pub hugepages: Hugepages,
     /// All cores that this process polls: interrupts are kept off them.
     pub polled_cores: Vec<usize>,
+    /// Whether to note what is in flight, so that another process can go on after this one was killed.
+    pub resume: bool,
+    /// The folder for that, on a tmpfs. Always the same one, or a log is not found.
+    pub state_dir: PathBuf,
 }
 
 /// What a disk did, told when it stops.
@@ -92,6 +102,14 @@ pub struct Export {
     queues: Vec<QueueReport>,
     /// Set while a driver has it.
     attached: Arc<AtomicBool>,
+}
+
+/// A device to be served.
+struct Made {
+    device: Arc<Device>,
+    log: Option<DeviceLog>,
+    /// Another process made it, and it is on the bus.
+    taken_over: bool,
 }
 
 /// The control thread, how to end it, and what it serves.
@@ -190,7 +208,7 @@ impl Export {
             return Err(Error::Spec { name, reason: "it has no reactor to serve it".into() });
         }
         let blk = Arc::new(BlkDevice::new(bdev.info().clone(), self.device_options()));
-        let (device, taken_over) = self.create(&blk)?;
+        let Made { device, log, taken_over } = self.create(&blk)?;
         let events = Arc::new(Events {
             queue: ArrayQueue::new(EVENTS_PER_QUEUE * usize::from(self.config.queues)),
             wake: EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
@@ -212,6 +230,7 @@ impl Export {
             irq_cpus: irq_cpus_off(&self.config.polled_cores)?,
             hugepages: self.config.hugepages,
             queue_size: self.config.queue_size,
+            log,
         });
         self.queues = session.queue_reports();
         if taken_over {
@@ -229,8 +248,8 @@ impl Export {
         self.running = Some(Running { thread, device, blk: Mutex::new(blk), stop, events });
         if !taken_over {
             self.bus.attach(&name, self.config.driver, ATTACH_TIMEOUT)?;
-        } else if self.bus.bound_driver(&name).is_none() {
-            self.bus.bind(&name, self.config.driver, ATTACH_TIMEOUT)?;
+        } else {
+            self.finish_probe()?;
         }
         self.device_path = Some(self.wait_for_node()?);
         // Of a device that was taken over, not before: until here it is not ours to take down.
@@ -252,8 +271,19 @@ impl Export {
         }
     }
 
-    /// Makes the device and sets it up, or opens the one that is on the bus already (`true`).
-    fn create(&mut self, blk: &BlkDevice) -> Result<(Arc<Device>, bool), Error> {
+    /// Has the driver take a device that it was not given yet, or whose probe ended with the process that served it.
+    fn finish_probe(&self) -> Result<(), Error> {
+        let (name, driver) = (&self.config.name, self.config.driver);
+        let has_node = driver == BusDriver::VhostVdpa || self.bus.block_device(name).is_some();
+        if self.bus.bound_driver(name).is_some() && has_node {
+            return Ok(());
+        }
+        self.bus.unbind(name, DETACH_TIMEOUT, &|| 0)?;
+        self.bus.bind(name, driver, ATTACH_TIMEOUT)
+    }
+
+    /// Makes the device and sets it up, or opens the one that is on the bus already.
+    fn create(&mut self, blk: &BlkDevice) -> Result<Made, Error> {
         let name = &self.config.name;
         let config_space = blk.config_space();
         let spec = DeviceSpec {
@@ -270,7 +300,11 @@ impl Export {
             let device = Device::open(name)?;
             if self.bus.has_device(name) {
                 self.check_leftover(&device, blk)?;
-                return Ok((Arc::new(device), true));
+                let log = DeviceLog::open(&self.config.state_dir, self.identity(blk)?)?;
+                if log.is_none() && self.config.resume {
+                    warn!("disk {name}: whoever made it kept no log, so there is none until it is made anew");
+                }
+                return Ok(Made { device: Arc::new(device), log, taken_over: true });
             }
             drop(device);
             info!("disk {name}: a device without users was left by another process: making it anew");
@@ -290,11 +324,30 @@ impl Export {
             device.vq_setup(queue, self.config.queue_size)?;
         }
         let attributes = Attributes::new(name)?;
-        attributes.set_msg_timeout_s(MESSAGE_TIMEOUT_S)?;
+        attributes.set_msg_timeout_s(if self.config.resume { WAIT_FOR_EVER } else { MESSAGE_TIMEOUT_S })?;
         if let Some(bytes) = self.config.bounce_bytes {
             attributes.set_bounce_size_bytes(bytes)?;
         }
-        Ok((device, false))
+        let log = if self.config.resume {
+            Some(DeviceLog::create(&self.config.state_dir, self.identity(blk)?)?)
+        } else {
+            DeviceLog::remove(&self.config.state_dir, name)?;
+            None
+        };
+        Ok(Made { device, log, taken_over: false })
+    }
+
+    /// What the disk's log is known by.
+    fn identity(&self, blk: &BlkDevice) -> Result<Identity, Error> {
+        Ok(Identity {
+            name: self.config.name.clone(),
+            device: Attributes::new(&self.config.name)?.incarnation()?,
+            queues: self.config.queues,
+            queue_size: self.config.queue_size,
+            features: blk.features(),
+            size_bytes: blk.info().size_bytes(),
+            serial: blk.serial(),
+        })
     }
 
     /// Whether a device that is still attached is this disk, as far as can be seen from outside.
@@ -302,7 +355,8 @@ impl Export {
         let name = &self.config.name;
         let other = |what: &str| {
             let reason = format!(
-                "it is attached already, with {what}; run `vdpa dev del {name}` once nothing uses it"
+                "it is attached already, with {what}; serve it as it was, or detach it once nothing uses it: {}",
+                detach_hint(name)
             );
             Err(Error::Spec { name: name.clone(), reason })
         };
@@ -382,10 +436,14 @@ impl Export {
             }
             None => (false, Vec::new()),
         };
-        if std::mem::take(&mut self.ours)
-            && let Err(e) = self.control.destroy(&name)
-        {
-            problems.push(e.to_string());
+        if std::mem::take(&mut self.ours) {
+            // Before another process can make a device of that name; on the bus it may still be wanted.
+            let removed = match self.bus.has_device(&name) {
+                true => Ok(()),
+                false => DeviceLog::remove(&self.config.state_dir, &name),
+            };
+            let destroyed = self.control.destroy(&name);
+            problems.extend([removed, destroyed].into_iter().filter_map(Result::err).map(|e| e.to_string()));
         }
         DiskReport { name, device_path: self.device_path.take(), umem, queues, problems }
     }

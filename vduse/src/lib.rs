@@ -6,6 +6,7 @@ mod control;
 mod device;
 mod error;
 mod export;
+mod log;
 mod message;
 mod queue;
 mod session;

@@ -8,13 +8,14 @@ use crossbeam_queue::ArrayQueue;
 use nix::sys::eventfd::EventFd;
 use spinblk_bdev::{Bdev, BrokenChannel, Channel};
 use spinblk_perf::QueueBoard;
-use spinblk_reactor::{Handle, PollerId, Ring};
+use spinblk_reactor::{Handle, Poller, PollerId, Ring};
 use spinblk_virtio::blk::{BlkQueue, Device as BlkDevice, QueueHost};
 use spinblk_virtio::{MemoryMap, QueueError, RingConfig, RingState};
 use tracing::{error, warn};
 
 use crate::Error;
 use crate::device::{Device, Injector};
+use crate::log::QueueLog;
 
 /// How long a reactor may take to begin a control job; it is busy for microseconds.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -80,6 +81,21 @@ impl QueueHost for Host {
     }
 }
 
+/// What one life of a queue begins with.
+pub(crate) struct Setup {
+    pub(crate) map: Arc<MemoryMap>,
+    pub(crate) config: RingConfig,
+    pub(crate) log: Option<QueueLog>,
+}
+
+/// A queue that was started.
+pub(crate) struct Started {
+    /// How many requests of a process that died it does again.
+    pub(crate) again: usize,
+    /// Why the bdev could not be opened, so that the queue serves errors.
+    pub(crate) problem: Option<Error>,
+}
+
 /// One queue as the control thread sees it.
 pub(crate) struct Queue {
     index: u16,
@@ -118,16 +134,15 @@ impl Queue {
         &self.board
     }
 
-    /// Starts it on its reactor. When the bdev cannot be opened there, the queue serves errors and the reason is returned.
+    /// Starts it on its reactor; what its log says was in flight is done first.
     pub(crate) fn start(
         &mut self,
         device: &Device,
         events: &Arc<Events>,
         blk: &Arc<BlkDevice>,
         bdev: &Arc<dyn Bdev>,
-        map: Arc<MemoryMap>,
-        config: RingConfig,
-    ) -> Result<Option<Error>, Error> {
+        Setup { map, config, log }: Setup,
+    ) -> Result<Started, Error> {
         self.life += 1;
         let (name, index) = (device.name().to_owned(), self.index);
         let host =
@@ -142,14 +157,16 @@ impl Queue {
                     (broken, Some(Error::Bdev { name: name.clone(), source }))
                 }
             };
-            let queue = BlkQueue::new(&blk, channel, Box::new(host), map, config, board, ring)
+            let mut queue = BlkQueue::new(&blk, channel, Box::new(host), map, config, board, ring)
                 .map_err(|source| Error::Queue { name, queue: index, source })?;
-            Ok((reactor.add(Box::new(queue)), problem))
+            let again =
+                log.map_or(Ok(0), |log| log.attach_to(&mut queue)).inspect_err(|_| queue.close(ring))?;
+            Ok((reactor.add(Box::new(queue)), Started { again, problem }))
         });
-        let (id, problem) =
+        let (id, started) =
             started.map_err(|source| Error::Reactor { name: device.name().into(), source })??;
         self.poller = Some(id);
-        Ok(problem)
+        Ok(started)
     }
 
     /// Hands a new map to it.

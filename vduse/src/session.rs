@@ -19,14 +19,15 @@ use spinblk_bdev::Bdev;
 use spinblk_perf::QueueBoard;
 use spinblk_reactor::Hugepages;
 use spinblk_virtio::blk::Device as BlkDevice;
-use spinblk_virtio::{RingAddresses, RingConfig, RingKind, RingState};
+use spinblk_virtio::{QueueError, RingAddresses, RingConfig, RingKind, RingState};
 use tracing::{debug, error, info, warn};
 
 use crate::Error;
 use crate::address_space::AddressSpace;
 use crate::device::Device;
+use crate::log::DeviceLog;
 use crate::message::{Message, Reply};
-use crate::queue::{Event, Events, Queue, settle, stop_all};
+use crate::queue::{Event, Events, Queue, Setup, Started, settle, stop_all};
 use crate::sysfs::Attributes;
 use crate::uapi::VqState;
 
@@ -79,6 +80,8 @@ pub(crate) struct Parts {
     pub(crate) hugepages: Hugepages,
     /// The largest ring that a driver may set up.
     pub(crate) queue_size: u16,
+    /// Where requests in flight are noted.
+    pub(crate) log: Option<DeviceLog>,
 }
 
 /// The state of one disk.
@@ -92,6 +95,7 @@ pub(crate) struct Session {
     attached: Arc<AtomicBool>,
     irq_cpus: Vec<usize>,
     queue_size: u16,
+    log: Option<DeviceLog>,
     space: AddressSpace,
     had_umem: bool,
     /// Queues whose rings are unmapped at the moment, and where they stood.
@@ -115,7 +119,7 @@ enum Start {
 
 impl Session {
     pub(crate) fn new(parts: Parts) -> Self {
-        let Parts { device, blk, bdev, queues, events, stop, attached, irq_cpus, hugepages, queue_size } =
+        let Parts { device, blk, bdev, queues, events, stop, attached, irq_cpus, hugepages, queue_size, log } =
             parts;
         Self {
             space: AddressSpace::new(device.clone(), hugepages),
@@ -128,6 +132,7 @@ impl Session {
             attached,
             irq_cpus,
             queue_size,
+            log,
             had_umem: false,
             suspended: Vec::new(),
             until_gone: Arc::new(()),
@@ -245,12 +250,18 @@ impl Session {
         self.attached.store(attached, Ordering::Relaxed);
         if !attached {
             self.stop_queues();
+            if let Some(log) = &self.log {
+                log.driver_left();
+            }
             self.suspended.clear();
             self.space.forget();
             if status & FEATURES_OK != 0 && self.is_hanging() {
                 return Err(Error::StillHanging { name: self.device.name().into() });
             }
             return Ok(());
+        }
+        if let Some(log) = &self.log {
+            log.driver_ok(self.ring_kind()?)?;
         }
         self.steer_interrupts();
         for index in 0..self.queues.len() as u16 {
@@ -320,9 +331,14 @@ impl Session {
         let event_idx = self.device.features()? & 1 << EVENT_IDX != 0;
         let config = RingConfig { kind, addresses, size, state, event_idx };
         debug!("disk {name}: queue {index} starts: {config:x?}");
+        let log = self.log.as_ref().map(|log| log.of_queue(index, kind)).transpose()?;
         let queue = &mut self.queues[usize::from(index)];
-        let problem =
-            queue.start(&self.device, &self.events, &self.blk, &self.bdev, self.space.map(), config)?;
+        let setup = Setup { map: self.space.map(), config, log };
+        let Started { again, problem } =
+            queue.start(&self.device, &self.events, &self.blk, &self.bdev, setup)?;
+        if again > 0 {
+            info!("disk {name}: queue {index}: {again} requests were in flight and are done again");
+        }
         if let Some(e) = problem {
             self.problem(&e);
         }
@@ -335,20 +351,52 @@ impl Session {
         Ok(if packed { RingKind::Packed } else { RingKind::Split })
     }
 
-    /// Goes on with the queues of a device that another process served until it died.
+    /// Goes on with the queues of a device that another process served until it died: where its log says or, without one, if
+    /// nothing is in flight.
     ///
     /// # Errors
-    /// [`Error::InFlight`] when a queue has requests whose fate nobody knows.
+    /// [`Error::Log`]; without a log [`Error::InFlight`] when a queue has requests whose fate nobody knows.
     pub(crate) fn take_over(&mut self) -> Result<(), Error> {
+        let start = match &self.log {
+            None => Start::WhereUsedStands,
+            Some(log) if log.goes_on(self.is_ready()?, self.ring_kind()?)? => {
+                // Requests that are done again while queues are being stopped cannot ask for a mapping.
+                self.space.resolve_all()?;
+                Start::AsDriverSays
+            }
+            Some(_) => return Ok(()),
+        };
         self.steer_interrupts();
         for index in 0..self.queues.len() as u16 {
-            if self.start_queue(index, Start::WhereUsedStands)? {
+            if self.resume_queue(index, start)? {
                 self.attached.store(true, Ordering::Relaxed);
                 // Used entries may have been shown without the interrupt that was to follow.
                 let _ = self.device.injector(index).inject();
             }
         }
         Ok(())
+    }
+
+    /// Whether the driver has made a queue ready.
+    fn is_ready(&self) -> Result<bool, Error> {
+        for index in 0..self.queues.len() as u16 {
+            if self.device.vq_info(index)?.ready {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Starts a queue of a process that died. With a log, one whose ring is not mapped at the moment waits for that.
+    fn resume_queue(&mut self, index: u16, start: Start) -> Result<bool, Error> {
+        let unmapped = match self.start_queue(index, start) {
+            Err(e @ Error::Queue { source: QueueError::RingUnmapped { .. }, .. }) if self.log.is_some() => e,
+            other => return other,
+        };
+        info!("{unmapped}; queue {index} waits for the next change of mappings");
+        let kind = self.ring_kind()?;
+        self.suspended.push((index, self.device.vq_info(index)?.start.ring(kind)));
+        Ok(true)
     }
 
     /// The used index of a ring in which nothing is in flight.

@@ -6,6 +6,7 @@
 //! whenever the driver has said DRIVER_OK.
 
 use std::fmt::Display;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -35,6 +36,20 @@ impl Attributes {
     fn under(class: &Path, name: &str) -> Result<Self, Error> {
         check_name(name)?;
         Ok(Self { dir: class.join(name) })
+    }
+
+    /// Tells this device from all others that had its name since the machine booted.
+    ///
+    /// # Errors
+    /// [`Error::Sysfs`].
+    pub fn incarnation(&self) -> Result<u64, Error> {
+        // sysfs never gives an inode number twice.
+        let metadata = std::fs::metadata(&self.dir);
+        metadata.map(|metadata| metadata.ino()).map_err(|source| Error::Sysfs {
+            path: self.dir.clone(),
+            action: "stat".into(),
+            source,
+        })
     }
 
     /// Size of the bounce region.

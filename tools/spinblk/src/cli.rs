@@ -46,6 +46,8 @@ Keys of --disk (in brackets what is taken when a key is not given):
   driver       vduse: virtio-vdpa (a /dev/vdX here), vhost-vdpa (VMs) [virtio-vdpa]
   bounce-size  vduse: bounce region, 1MiB to 1GiB [the kernel's own, 64MiB]
   packed       vduse: true to offer packed virtqueues [false]
+  resume       vduse: note what is in flight, to go on after kill -9: true, false [true]
+  state-dir    vduse: the folder for that, on a tmpfs [/run/spinblk/inflight]
   socket       vhost-user: where it listens; required
 
 Examples:

@@ -89,9 +89,9 @@ impl Transport for System {
         let (name, serial, polled_cores) = (disk.name.clone(), disk.serial.clone(), config.cores.clone());
         let (queues, queue_size) = (disk.queues, disk.queue_size);
         Ok(match &disk.via {
-            Via::Vduse { driver, bounce_bytes, packed } => {
-                let (driver, bounce_bytes, packed) = (*driver, *bounce_bytes, *packed);
-                let hugepages = config.hugepages;
+            Via::Vduse { driver, bounce_bytes, packed, resume, state_dir } => {
+                let (driver, bounce_bytes, packed, resume) = (*driver, *bounce_bytes, *packed, *resume);
+                let (hugepages, state_dir) = (config.hugepages, state_dir.clone());
                 let config = DiskConfig {
                     name,
                     queues,
@@ -102,6 +102,8 @@ impl Transport for System {
                     bounce_bytes,
                     hugepages,
                     polled_cores,
+                    resume,
+                    state_dir,
                 };
                 Box::new(Export::start(config, bdev, reactors)?)
             }

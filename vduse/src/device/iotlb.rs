@@ -62,7 +62,15 @@ impl Device {
     /// # Errors
     /// [`Error::Call`]: an older kernel (ENOTTY).
     pub fn iotlb_info(&self, iova: u64) -> Result<Option<RegionInfo>, Error> {
-        let mut info = uapi::IovaInfo { start: iova, last: iova, ..Default::default() };
+        self.iotlb_first(iova, iova)
+    }
+
+    /// The first region that holds an address from `iova` to `last`.
+    ///
+    /// # Errors
+    /// As [`Self::iotlb_info`].
+    pub fn iotlb_first(&self, iova: u64, last: u64) -> Result<Option<RegionInfo>, Error> {
+        let mut info = uapi::IovaInfo { start: iova, last, ..Default::default() };
         match uapi::IOTLB_GET_INFO.call(self.as_fd(), &mut info) {
             Ok(_) => Ok(Some(RegionInfo {
                 start: info.start,

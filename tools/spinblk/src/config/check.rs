@@ -1,12 +1,13 @@
 //! From settings as written to a checked [`Config`].
 
 use std::collections::HashSet;
+use std::path::PathBuf;
 
 use spinblk_reactor::Hugepages;
 
 use super::file::Sections;
 use super::leaf::size_bytes;
-use super::setting::{Section, Setting};
+use super::setting::{Section, Setting, Value};
 use super::stack::Stacks;
 use super::{Backend, Config, Disk, Stack, Via, types};
 use crate::Error;
@@ -20,6 +21,8 @@ const MAX_SERIAL_BYTES: usize = 20;
 /// What the kernel's address of a unix socket holds.
 const MAX_SOCKET_BYTES: usize = 107;
 const DEFAULT_QUEUE_SIZE: u16 = 256;
+/// Where logs of requests in flight are kept.
+const DEFAULT_STATE_DIR: &str = "/run/spinblk/inflight";
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 
@@ -42,6 +45,8 @@ pub(super) const DISK_KEYS: &[&str] = &[
     "driver",
     "bounce_size",
     "packed",
+    "resume",
+    "state_dir",
     "socket",
 ];
 
@@ -128,7 +133,7 @@ fn disk(section: &Section, reactor_cores: &[usize], stacks: &mut Stacks<'_>) -> 
 fn via(section: &Section) -> Result<Via, Error> {
     let vhost_user = section.choice("transport", &[("vduse", false), ("vhost-user", true)])?.unwrap_or(false);
     let (foreign, why): (&[&str], _) = match vhost_user {
-        true => (&["driver", "bounce_size", "packed"], "only for transport vduse"),
+        true => (&["driver", "bounce_size", "packed", "resume", "state_dir"], "only for transport vduse"),
         false => (&["socket"], "only for transport vhost-user"),
     };
     if let Some(setting) = foreign.iter().find_map(|key| section.get(key)) {
@@ -150,6 +155,12 @@ fn via(section: &Section) -> Result<Via, Error> {
             ((MIB..=GIB).contains(&bytes) && bytes % MIB == 0).then_some(bytes)
         })?,
         packed: section.flag("packed")?,
+        resume: section.read("resume", "true, false", Value::boolean)?.unwrap_or(true),
+        state_dir: section
+            .read("state_dir", "the absolute path of a folder, on a tmpfs", |value| {
+                value.text().map(PathBuf::from).filter(|path| path.is_absolute())
+            })?
+            .unwrap_or_else(|| DEFAULT_STATE_DIR.into()),
     })
 }
 

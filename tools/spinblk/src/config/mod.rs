@@ -112,6 +112,10 @@ pub enum Via {
         bounce_bytes: Option<u64>,
         /// Whether to offer packed rings.
         packed: bool,
+        /// Whether another process can go on with it after this one was killed.
+        resume: bool,
+        /// Where the log for that is kept.
+        state_dir: PathBuf,
     },
     /// A unix socket that a VM connects to.
     VhostUser {

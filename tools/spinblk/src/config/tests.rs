@@ -27,8 +27,22 @@ fn the_example_is_a_configuration_with_every_key() {
         config.disks[0].backend,
         Backend { name: "ram0".into(), place: "s.toml:13".into(), kind: ram }
     );
-    let vduse = Via::Vduse { driver: BusDriver::VirtioVdpa, bounce_bytes: Some(64 << 20), packed: false };
+    let vduse = Via::Vduse {
+        driver: BusDriver::VirtioVdpa,
+        bounce_bytes: Some(64 << 20),
+        packed: false,
+        resume: true,
+        state_dir: "/run/spinblk/inflight".into(),
+    };
     assert_eq!(config.disks[0].via, vduse);
+    let defaults = Via::Vduse {
+        driver: BusDriver::VirtioVdpa,
+        bounce_bytes: None,
+        packed: false,
+        resume: true,
+        state_dir: "/run/spinblk/inflight".into(),
+    };
+    assert_eq!(config.disks[2].via, defaults);
     assert_eq!(config.disks[3].via, Via::VhostUser { socket: "/run/vm0.sock".into() });
     assert_eq!(config.disks[1].cores, [2]);
     let null = BackendKind::Null { size_bytes: 1 << 40, block_size: 512, reads: NullReads::Zeroes };
@@ -49,7 +63,8 @@ fn flags_and_file_give_the_same() {
         lock_memory: Some("try".into()),
         disks: vec![
             "name=ram0,type=malloc,size=256MiB,block-size=4096,queues=2,queue-size=256,cores=1+2,serial=RAM-0001,\
-             read-only=false,transport=vduse,driver=virtio-vdpa,bounce-size=64MiB,packed=false"
+             read-only=false,transport=vduse,driver=virtio-vdpa,bounce-size=64MiB,packed=false,resume=true,\
+             state-dir=/run/spinblk/inflight"
                 .into(),
             "name=file0,type=aio,path=/srv/disk.img,direct=auto,cores=2".into(),
             "name=null0,type=null,size=1TiB,reads=zeroes".into(),
@@ -162,6 +177,8 @@ fn refusals_of_a_file_name_line_key_value_and_what_is_allowed() {
         ("serial = \"a\\nb\"", "serial = \"a\\nb\": allowed: at most 20 printable ASCII characters"),
         ("read_only = 1", "read_only = 1: allowed: true, false"),
         ("driver = \"vhost\"", "driver = \"vhost\": allowed: virtio-vdpa, vhost-vdpa"),
+        ("resume = \"yes\"", "resume = \"yes\": allowed: true, false"),
+        ("state_dir = \"run\"", "state_dir = \"run\": allowed: the absolute path of a folder, on a tmpfs"),
         ("bounce_size = \"2G\"", "bounce_size = \"2G\": allowed: 1MiB to 1GiB, a multiple of 1MiB"),
         ("packed = 1", "packed = 1: allowed: true, false"),
         ("direct = \"on\"", "direct = \"on\": only for type aio"),
