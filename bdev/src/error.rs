@@ -149,6 +149,18 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// Whether somebody else has the file or device, who may be about to let go of it.
+    #[must_use]
+    pub fn is_in_use(&self) -> bool {
+        match self {
+            Self::FileInUse { .. } => true,
+            Self::File { source, .. } => source.kind() == io::ErrorKind::ResourceBusy,
+            _ => false,
+        }
+    }
+}
+
 fn hint(source: &io::Error) -> &'static str {
     match source.kind() {
         io::ErrorKind::NotFound => "; create it first, for example with `truncate -s 1G FILE`",

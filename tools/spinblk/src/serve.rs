@@ -14,7 +14,7 @@ use std::io::Write;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
 use spinblk_bdev::{Bdev, Info};
@@ -34,6 +34,11 @@ use running::Running;
 
 /// How often the reactors are looked at while nothing happens.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// How long a file or device that is in use is waited for, and how often it is tried. A process that was killed keeps it until
+/// the storage has answered its last I/O: a write of that one must not come after one of ours.
+const IN_USE_LIMIT: Duration = Duration::from_secs(5);
+const IN_USE_STEP: Duration = Duration::from_millis(20);
 
 /// What `serve` is told besides the configuration.
 #[derive(Clone, Debug, Default)]
@@ -129,13 +134,26 @@ fn warn_of_unused(config: &Config) {
 
 /// Opens what is cheap to open and most likely wrong. What takes memory is only tried, and made later, disk by disk.
 fn open_files(config: &Config) -> Result<Vec<Option<Arc<dyn Bdev>>>, Error> {
+    let deadline = Instant::now() + IN_USE_LIMIT;
     let open = |disk: &Disk| {
         let later = disk.backend.takes_memory();
         let making = if later { Making::Described } else { Making::Really(config.hugepages) };
-        let bdev = backend::open(&disk.backend, disk.read_only, making)?.bdev;
+        let bdev = open_once_free(disk, making, deadline)?;
         Ok((!later).then_some(bdev))
     };
     config.disks.iter().map(open).collect()
+}
+
+fn open_once_free(disk: &Disk, making: Making, deadline: Instant) -> Result<Arc<dyn Bdev>, Error> {
+    loop {
+        match backend::open(&disk.backend, disk.read_only, making) {
+            Ok(opened) => return Ok(opened.bdev),
+            Err(Error::Bdev { source, .. }) if source.is_in_use() && Instant::now() < deadline => {
+                std::thread::sleep(IN_USE_STEP);
+            }
+            Err(e) => return Err(e),
+        }
+    }
 }
 
 /// `d0: /dev/vda, malloc 256 MiB, 2 queues of 256 on cores 1, 2, virtio-vdpa`

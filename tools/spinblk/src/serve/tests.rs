@@ -192,6 +192,25 @@ fn a_problem_at_the_end_is_a_failure() {
 }
 
 #[test]
+fn a_file_that_is_in_use_is_waited_for() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    file.as_file().set_len(1 << 20).unwrap();
+    let disk = format!("name=d0,type=aio,path={}", file.path().display());
+    let flags = Flags { cores: Some("1".into()), disks: vec![disk], ..Flags::default() };
+    let config = Config::from_flags(&flags).unwrap();
+    let open = |deadline| open_once_free(&config.disks[0], Making::Really(config.hugepages), deadline);
+    let user = open(Instant::now()).unwrap();
+    let refused = open(Instant::now()).err().unwrap();
+    assert!(refused.to_string().contains("in use"), "{refused}");
+    let user = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(100));
+        drop(user);
+    });
+    open(Instant::now() + Duration::from_secs(60)).unwrap();
+    user.join().unwrap();
+}
+
+#[test]
 fn a_disk_is_described_in_one_line() {
     let disk = "name=d0,type=malloc,size=256MiB,queues=2,read-only=true".to_string();
     let flags = Flags { cores: Some("1,2,3".into()), disks: vec![disk], ..Flags::default() };
