@@ -4,21 +4,22 @@
 //! once for nothing, visible to the guest or to udev as a disk that comes and goes. [`Bus::attach`] avoids that: it puts the
 //! device on the bus with automatic probing off and then hands it to the driver asked for.
 
-use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use tracing::{info, warn};
+use tracing::info;
 
 use crate::Error;
+use crate::autoprobe::{AutoprobeOff, restore};
 use crate::control::check_name;
-use crate::sysfs::{read, write};
+use crate::sysfs::write;
 use crate::vdpa::{self, bounded, bounded_while};
 
 const BUS: &str = "/sys/bus/vdpa";
 const DEV: &str = "/dev";
-const LOCK_RETRY: Duration = Duration::from_millis(5);
+/// Where we note that automatic probing is off for a moment.
+const AUTOPROBE_NOTE: &str = "/run/spinblk/autoprobe-off";
 
 /// Who uses a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,13 +67,14 @@ pub struct BlockAttributes {
 pub struct Bus {
     root: PathBuf,
     dev: PathBuf,
+    autoprobe_note: PathBuf,
 }
 
 impl Bus {
     /// The real one.
     #[must_use]
     pub fn system() -> Self {
-        Self { root: BUS.into(), dev: DEV.into() }
+        Self { root: BUS.into(), dev: DEV.into(), autoprobe_note: AUTOPROBE_NOTE.into() }
     }
 
     /// Puts the device on the bus and gives it to `driver`. The driver probes inside this call: control messages and
@@ -84,10 +86,15 @@ impl Bus {
     pub fn attach(&self, name: &str, driver: BusDriver, timeout: Duration) -> Result<(), Error> {
         self.check_driver(driver)?;
         {
-            let _off = AutoprobeOff::new(self.root.join("drivers_autoprobe"), timeout)?;
+            let _off = AutoprobeOff::new(self.autoprobe(), self.autoprobe_note.clone(), timeout)?;
             vdpa::add(name, timeout)?;
         }
         self.bind(name, driver, timeout)
+    }
+
+    /// Turns automatic probing on again if a process was killed while it had it off.
+    pub fn restore_autoprobe(&self) {
+        restore(&self.autoprobe(), &self.autoprobe_note);
     }
 
     /// Takes the device off the bus. Its driver lets go of it first, which sends messages and waits for I/O in flight:
@@ -201,6 +208,10 @@ impl Bus {
         Some(self.dev.join(child(&self.device(name), "vhost-vdpa-")?.file_name()?))
     }
 
+    fn autoprobe(&self) -> PathBuf {
+        self.root.join("drivers_autoprobe")
+    }
+
     fn device(&self, name: &str) -> PathBuf {
         self.root.join("devices").join(name)
     }
@@ -216,45 +227,6 @@ fn child(dir: &Path, prefix: &str) -> Option<PathBuf> {
         .collect();
     names.sort();
     names.into_iter().next()
-}
-
-/// Automatic probing is off while this lives.
-///
-/// The switch is one for the whole machine: another vDPA device that appears meanwhile stays without a driver. That is
-/// acceptable because the span is one netlink command that probes nothing, a few milliseconds. A file lock keeps two
-/// processes from "restoring" each other's off, and a drop restores it on every way out but `kill -9`.
-struct AutoprobeOff {
-    path: PathBuf,
-    was_on: bool,
-    _lock: File,
-}
-
-impl AutoprobeOff {
-    fn new(path: PathBuf, timeout: Duration) -> Result<Self, Error> {
-        let failed = |source| Error::Sysfs { path: path.clone(), action: "lock".into(), source };
-        let lock = File::open(&path).map_err(failed)?;
-        let until = Instant::now() + timeout;
-        loop {
-            match lock.try_lock() {
-                Ok(()) => break,
-                Err(TryLockError::WouldBlock) if Instant::now() < until => std::thread::sleep(LOCK_RETRY),
-                Err(e) => return Err(failed(e.into())),
-            }
-        }
-        let was_on = read(&path)? != "0";
-        write(&path, &0)?;
-        Ok(Self { path, was_on, _lock: lock })
-    }
-}
-
-impl Drop for AutoprobeOff {
-    fn drop(&mut self) {
-        if self.was_on
-            && let Err(e) = write(&self.path, &1)
-        {
-            warn!("automatic probing of vDPA devices stays off: {e}");
-        }
-    }
 }
 
 #[cfg(test)]
@@ -276,7 +248,7 @@ mod tests {
             std::fs::write(root.join(file), "").unwrap();
         }
         std::fs::write(root.join("drivers_autoprobe"), "1\n").unwrap();
-        let bus = Bus { root, dev: "/dev".into() };
+        let bus = Bus { root, dev: "/dev".into(), autoprobe_note: dir.path().join("note") };
         (dir, bus)
     }
 
@@ -338,20 +310,5 @@ mod tests {
         assert_eq!(bus.block_device("d0"), Some("/dev/vdb".into()));
         std::fs::create_dir_all(bus.root.join("devices/d0/vhost-vdpa-3")).unwrap();
         assert_eq!(bus.vhost_device("d0"), Some("/dev/vhost-vdpa-3".into()));
-    }
-
-    #[test]
-    fn autoprobe_is_restored_to_what_it_was_and_never_by_two_at_once() {
-        let (_dir, bus) = bus();
-        let path = bus.root.join("drivers_autoprobe");
-        let guard = || AutoprobeOff::new(path.clone(), Duration::from_millis(20));
-        let off = guard().unwrap();
-        assert_eq!(&text(&bus, "drivers_autoprobe")[..1], "0");
-        assert!(guard().is_err());
-        drop(off);
-        assert_eq!(&text(&bus, "drivers_autoprobe")[..1], "1");
-        std::fs::write(&path, "0\n").unwrap();
-        drop(guard().unwrap());
-        assert_eq!(&text(&bus, "drivers_autoprobe")[..1], "0");
     }
 }

@@ -135,6 +135,7 @@ impl Export {
         // Before anything is made: the two things that most hosts lack.
         let control = Control::open()?;
         bus.check_driver(config.driver)?;
+        bus.restore_autoprobe();
         let mut export = Self {
             config,
             control,
@@ -278,8 +279,11 @@ impl Export {
         if self.bus.bound_driver(name).is_some() && has_node {
             return Ok(());
         }
-        self.bus.unbind(name, DETACH_TIMEOUT, &|| 0)?;
-        self.bus.bind(name, driver, ATTACH_TIMEOUT)
+        match self.bus.unbind(name, DETACH_TIMEOUT, &|| 0) {
+            // Somebody else may have taken it from its driver meanwhile.
+            Err(e) if self.bus.bound_driver(name).is_some() => Err(e),
+            _ => self.bus.bind(name, driver, ATTACH_TIMEOUT),
+        }
     }
 
     /// Makes the device and sets it up, or opens the one that is on the bus already.

@@ -1,6 +1,7 @@
 //! The VDUSE transport: disks that the kernel's vDPA bus shows to containers (virtio-vdpa) and to VMs (vhost-vdpa).
 
 mod address_space;
+mod autoprobe;
 mod bus;
 mod control;
 mod device;
