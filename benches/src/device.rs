@@ -5,8 +5,8 @@ use std::sync::Arc;
 use spinblk_bdev::{Bdev, Null, NullReads};
 use spinblk_perf::Clock;
 use spinblk_reactor::{Core, Poller, Ring};
-use spinblk_virtio::QueueError;
 use spinblk_virtio::blk::{BlkQueue, Device as Disk, DeviceOptions, QueueHost};
+use spinblk_virtio::{InFlightLog, QueueError, RingConfig};
 
 use crate::{Driver, Error};
 
@@ -75,6 +75,20 @@ impl Device {
         let clock = Clock::get();
         let mut core = Core { ring: Ring::new(RING_ENTRIES)?, clock, now: clock.now(), looked: clock.now() };
         Ok(Self { queue: open_queue(bdev, 1, driver, &mut core.ring)?, core })
+    }
+
+    /// Has the queue note what is in flight, in a log of its own. Before anything is served.
+    ///
+    /// # Errors
+    /// [`Error::InFlight`].
+    pub fn keep_log(&mut self, driver: &Driver) -> Result<(), Error> {
+        let RingConfig { kind, size, .. } = driver.ring_config();
+        let words = Arc::new(vec![0u64; InFlightLog::region_len_bytes(kind, size) / size_of::<u64>()]);
+        let start = words.as_ptr().cast_mut().cast();
+        // SAFETY: the vector lives as long as the log that keeps it, and nobody else reaches into it.
+        let log = unsafe { InFlightLog::new(kind, start, words.len() * size_of::<u64>(), size, words) }?;
+        self.queue.attach_log(log)?;
+        Ok(())
     }
 
     /// What a reactor does in one iteration, with this one queue.

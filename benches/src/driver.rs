@@ -190,6 +190,9 @@ mod tests {
                 for regions in [1, 2, 8] {
                     let mut driver = Driver::new(Shape { kind, indirect, regions });
                     let mut device = Device::new(&*disk, &driver).unwrap();
+                    if regions == 2 {
+                        device.keep_log(&driver).unwrap();
+                    }
                     for depth in [1, 7, 32, CHAINS] {
                         device.serve(&mut driver, depth, 1000);
                     }

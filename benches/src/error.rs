@@ -13,6 +13,9 @@ pub enum Error {
     /// The queue refused the ring.
     #[error(transparent)]
     Queue(#[from] spinblk_virtio::QueueError),
+    /// The queue refused its in-flight log.
+    #[error(transparent)]
+    InFlight(#[from] spinblk_virtio::InFlightError),
     /// A stack could not be put under load.
     #[error(transparent)]
     Load(#[from] spinblk_load::Error),

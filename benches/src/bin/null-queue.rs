@@ -35,7 +35,7 @@ struct Args {
     /// Print results as JSON
     #[arg(long)]
     json: bool,
-    /// Serve this many requests, once, for a profiler; with --packed, --direct, --regions, --depth
+    /// Serve this many requests, once, for a profiler; with --packed, --direct, --log, --regions, --depth
     #[arg(long)]
     count: Option<u64>,
     /// A packed ring
@@ -44,6 +44,9 @@ struct Args {
     /// Direct chains
     #[arg(long, requires = "count")]
     direct: bool,
+    /// With a log of what is in flight
+    #[arg(long, requires = "count")]
+    log: bool,
     /// Regions of memory, up to 8
     #[arg(long, requires = "count", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=8))]
     regions: u8,
@@ -76,6 +79,9 @@ fn profiled(args: &Args, count: u64) -> Result<(), Error> {
     let shape = Shape { kind, indirect: !args.direct, regions: args.regions.into() };
     let mut driver = Driver::new(shape);
     let mut device = Device::new(&*null_disk()?, &driver)?;
+    if args.log {
+        device.keep_log(&driver)?;
+    }
     // Warm; and nothing that happens once is in the time.
     device.serve(&mut driver, args.depth, count / 16);
     let ns_per_request = ns_per(count, || device.serve(&mut driver, args.depth, count));

@@ -13,7 +13,9 @@ use std::path::Path;
 const LIMIT_S: u64 = 120;
 
 /// A part: functions whose path begins so and holds this. The first that fits counts.
-const RULES: [(&str, &str, &str); 16] = [
+const RULES: [(&str, &str, &str); 18] = [
+    ("spinblk_virtio::in_flight::", "", LOG),
+    ("spinblk_virtio::logged::", "", LOG),
     ("spinblk_virtio::split::", "used", USED_RING),
     ("spinblk_virtio::split::", "publish", USED_RING),
     ("spinblk_virtio::packed::", "used", USED_RING),
@@ -31,14 +33,15 @@ const RULES: [(&str, &str, &str); 16] = [
     ("hdrhistogram::", "", ACCOUNTING),
     ("spinblk_", "", "reactor"),
 ];
+const LOG: &str = "in-flight log";
 const USED_RING: &str = "used ring";
 const ACCOUNTING: &str = "accounting";
 const TRANSLATION: &str = "translation";
 /// What no rule fits, and libraries.
 pub(super) const OTHER: &str = "other";
 /// All parts, in the order of a request's road.
-pub(super) const PARTS: [&str; 9] =
-    ["ring walk", TRANSLATION, "request", "queue", "bdev", USED_RING, ACCOUNTING, "reactor", OTHER];
+pub(super) const PARTS: [&str; 10] =
+    ["ring walk", TRANSLATION, "request", "queue", "bdev", USED_RING, LOG, ACCOUNTING, "reactor", OTHER];
 
 /// The part and the function of each address of a program.
 pub(super) fn attribute(

@@ -89,6 +89,14 @@ fn cases() -> Vec<(String, Vec<String>)> {
             }
         }
     }
+    // What a disk has that survives `kill -9`.
+    for (kind, kind_flag) in [("split", None), ("packed", Some("--packed"))] {
+        for depth in DEPTHS {
+            let flags = kind_flag.into_iter().chain(["--direct", "--log"]).map(str::to_owned);
+            let name = format!("{kind} direct, 1 region, depth {depth}, with a log");
+            cases.push((name, flags.chain([format!("--depth={depth}")]).collect()));
+        }
+    }
     cases
 }
 
@@ -220,8 +228,8 @@ mod tests {
     #[test]
     fn all_cases_have_names_of_their_own() {
         let mut names: Vec<String> = cases().into_iter().map(|(name, _)| name).collect();
-        assert_eq!(names.len(), 16);
+        assert_eq!(names.len(), 20);
         names.dedup();
-        assert_eq!(names.len(), 16);
+        assert_eq!(names.len(), 20);
     }
 }
