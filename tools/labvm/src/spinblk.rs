@@ -81,13 +81,28 @@ impl Daemon {
 
     /// Starts a command line of `spinblk serve` and waits until it says that it is ready.
     pub(crate) fn start_with(lab: &Lab, command: Cmd) -> Result<Daemon, Fail> {
+        Daemon::spawn_with(lab, command)?.wait_until_ready()
+    }
+
+    /// Starts it with one disk, and waits for nothing.
+    pub(crate) fn spawn(lab: &Lab, disk: &Disk) -> Result<Daemon, Fail> {
+        Daemon::spawn_with(lab, serve_command("1", std::slice::from_ref(disk)))
+    }
+
+    fn spawn_with(lab: &Lab, command: Cmd) -> Result<Daemon, Fail> {
         static COUNTER: AtomicU32 = AtomicU32::new(0);
         let number = COUNTER.fetch_add(1, Ordering::Relaxed);
         let report = lab.out_dir().join(format!("spinblk-{number}.json"));
-        let mut process = command
+        let process = command
             .arg("--report-json")
             .path(&report)
             .spawn_into(&lab.out_dir().join(format!("spinblk-{number}.log")))?;
+        Ok(Daemon { process, report })
+    }
+
+    /// Waits until it says that it is ready.
+    pub(crate) fn wait_until_ready(mut self) -> Result<Daemon, Fail> {
+        let process = &mut self.process;
         let ready = wait_for("spinblk to print `ready`", START_LIMIT_S, || {
             process.ended().is_some() || process.text().lines().any(|line| line == "ready")
         });
@@ -99,7 +114,7 @@ impl Daemon {
                 tail(&text)
             )));
         }
-        Ok(Daemon { process, report })
+        Ok(self)
     }
 
     /// Starts it with one disk; gives the disk's block device as well.
@@ -144,6 +159,16 @@ impl Daemon {
     pub(crate) fn kill(mut self) -> Result<(), Fail> {
         self.process.signal(Signal::SIGKILL);
         self.process.finish(STOP_LIMIT_S).map(drop)
+    }
+
+    /// Stops it where it is.
+    pub(crate) fn freeze(&self) {
+        self.process.signal(Signal::SIGSTOP);
+    }
+
+    /// Lets it go on.
+    pub(crate) fn thaw(&self) {
+        self.process.signal(Signal::SIGCONT);
     }
 
     /// Ends it; gives all that it has printed.

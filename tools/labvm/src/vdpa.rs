@@ -1,6 +1,6 @@
 //! The vDPA bus as sysfs and the `vdpa` program show it: attach, detach, bind, find the block device.
 
-use crate::command::Cmd;
+use crate::command::{Cmd, Job};
 use crate::fail::Fail;
 use crate::state::names_in;
 use crate::wait::{wait_for, wait_some};
@@ -33,6 +33,11 @@ pub(crate) fn show() -> Result<String, Fail> {
 pub(crate) fn unbind(name: &str) -> Result<(), Fail> {
     write_attribute(&format!("{VIRTIO_VDPA}/unbind"), name)?;
     wait_for(&format!("{name} to lose its block device"), ATTACH_LIMIT_S, || find_block(name).is_none())
+}
+
+/// Begins to take the device away from virtio_vdpa, which waits until its daemon answers.
+pub(crate) fn start_unbind(name: &str) -> Result<Job, Fail> {
+    Cmd::new("/init").args(["write", &format!("{VIRTIO_VDPA}/unbind"), name]).spawn()
 }
 
 /// Gives it to virtio_vdpa again, which probes it afresh.

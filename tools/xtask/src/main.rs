@@ -21,6 +21,7 @@ mod progress;
 mod qmp;
 mod rig;
 mod test;
+mod torture;
 mod unpacked;
 mod vm;
 mod workspace;
@@ -59,6 +60,8 @@ enum Task {
         #[arg(long)]
         vm: bool,
     },
+    /// Kill the daemon under load in the lab, over and over, and verify the data
+    Torture(torture::Options),
     /// Check everything: formatting, lints, licences, tests, models, fuzzing, scenarios
     Test,
 }
@@ -112,6 +115,7 @@ fn main() -> ExitCode {
             };
             demo::demo(place).map(|one| exit_code(&[one]))
         }
+        Task::Torture(options) => torture::torture(&options).map(|one| exit_code(&[one])),
         Task::Test => {
             test::test().map(|tally| if tally.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }

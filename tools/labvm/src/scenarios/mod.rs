@@ -10,6 +10,7 @@ mod dataplane;
 mod demo;
 mod host_disk;
 mod interop;
+mod kill;
 mod latency;
 mod lifecycle;
 mod power_cut;
@@ -174,6 +175,15 @@ pub const TABLE: &[Scenario] = &[
         lifecycle::stop_under_load,
     ),
     Scenario::new("takeover", "a killed daemon's disk goes on under the next one", takeover::run),
+    Scenario::new(
+        "kill-vduse",
+        "kill -9 under load and in starts, 20 times, and fio finds no error",
+        kill::split,
+    )
+    .bound_s(900),
+    Scenario::new("kill-vduse-packed", "the same with packed virtqueues", kill::packed).bound_s(600),
+    Scenario::new("freeze-vduse", "20 s of SIGSTOP under load; an orderly restart", kill::freeze)
+        .bound_s(300),
     Scenario::new(
         "crypto-interop",
         "crypto reads what dm-crypt wrote, and the other way round",
