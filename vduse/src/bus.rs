@@ -4,6 +4,7 @@
 //! once for nothing, visible to the guest or to udev as a disk that comes and goes. [`Bus::attach`] avoids that: it puts the
 //! device on the bus with automatic probing off and then hands it to the driver asked for.
 
+use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
@@ -13,6 +14,7 @@ use tracing::info;
 use crate::Error;
 use crate::autoprobe::{AutoprobeOff, restore};
 use crate::control::check_name;
+use crate::helper;
 use crate::sysfs::write;
 use crate::vdpa::{self, bounded, bounded_while};
 
@@ -68,13 +70,20 @@ pub struct Bus {
     root: PathBuf,
     dev: PathBuf,
     autoprobe_note: PathBuf,
+    /// Writes that may wait for I/O of the disk.
+    write_waiting: fn(&Path, &dyn Display) -> Result<(), Error>,
 }
 
 impl Bus {
     /// The real one.
     #[must_use]
     pub fn system() -> Self {
-        Self { root: BUS.into(), dev: DEV.into(), autoprobe_note: AUTOPROBE_NOTE.into() }
+        Self {
+            root: BUS.into(),
+            dev: DEV.into(),
+            autoprobe_note: AUTOPROBE_NOTE.into(),
+            write_waiting: helper::write,
+        }
     }
 
     /// Puts the device on the bus and gives it to `driver`. The driver probes inside this call: control messages and
@@ -122,8 +131,9 @@ impl Bus {
             return Ok(());
         }
         let (unbind, device) = (self.device(name).join("driver/unbind"), name.to_owned());
+        let write_waiting = self.write_waiting;
         let action = "taking it from its driver";
-        bounded_while(name, action, idle_timeout, progress, move || write(&unbind, &device))
+        bounded_while(name, action, idle_timeout, progress, move || write_waiting(&unbind, &device))
     }
 
     /// What the disk that virtio-vdpa made looks like, if there is one.
@@ -176,10 +186,10 @@ impl Bus {
         write(&device.join("driver_override"), &driver)?;
         match self.bound_driver(name) {
             Some(bound) if bound == driver => return Ok(()),
-            Some(_) => write(&device.join("driver/unbind"), &name)?,
+            Some(_) => (self.write_waiting)(&device.join("driver/unbind"), &name)?,
             None => {}
         }
-        write(&self.root.join("drivers_probe"), &name)
+        (self.write_waiting)(&self.root.join("drivers_probe"), &name)
     }
 
     /// The driver that has the device now.
@@ -248,7 +258,8 @@ mod tests {
             std::fs::write(root.join(file), "").unwrap();
         }
         std::fs::write(root.join("drivers_autoprobe"), "1\n").unwrap();
-        let bus = Bus { root, dev: "/dev".into(), autoprobe_note: dir.path().join("note") };
+        let bus =
+            Bus { root, dev: "/dev".into(), autoprobe_note: dir.path().join("note"), write_waiting: write };
         (dir, bus)
     }
 

@@ -123,7 +123,8 @@ struct Running {
 }
 
 impl Export {
-    /// Creates the disk, serves it on `reactors` and attaches it. Returns when its driver has it.
+    /// Creates the disk, serves it on `reactors` and attaches it. Returns when its driver has it. The program must call
+    /// [`helper`](crate::helper) first of all.
     ///
     /// # Errors
     /// [`Error`]; whatever was set up before it is undone.

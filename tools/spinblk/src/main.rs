@@ -5,5 +5,8 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    if let Some(code) = spinblk_vduse::helper() {
+        return code;
+    }
     spinblk_cli::main(std::env::args_os())
 }
