@@ -7,6 +7,8 @@ use crate::wait::wait_for;
 use nix::mount::{MsFlags, mount};
 use std::path::{Path, PathBuf};
 
+/// What an I/O of a slow one takes.
+const SLOW_NS: &str = "4000000";
 const CONFIG_ROOT: &str = "/sys/kernel/config";
 const CONFIG: &str = "/sys/kernel/config/nullb";
 
@@ -29,11 +31,18 @@ impl NullBlk {
     /// Creates one that keeps what is written to it, and whose queue says what is done only when it is asked.
     pub(crate) fn polled(lab: &Lab, name: &'static str, size_mib: u64) -> Result<NullBlk, Fail> {
         let size = size_mib.to_string();
-        let queues =
-            [("submit_queues", "1"), ("poll_queues", "1"), ("irqmode", "2"), ("completion_nsec", "10000")];
-        let mut attributes = vec![("memory_backed", "1"), ("discard", "1"), ("size", size.as_str())];
-        attributes.extend(queues);
-        NullBlk::create(lab, name, &attributes)
+        let attributes = [("memory_backed", "1"), ("discard", "1"), ("size", size.as_str())];
+        let polled = [("submit_queues", "1"), ("poll_queues", "1")];
+        NullBlk::create(lab, name, &[&attributes[..], &polled].concat())
+    }
+
+    /// Creates one that keeps what is written to it, and takes a while for each I/O, so that there is always one on its way.
+    pub(crate) fn slow_with_memory(lab: &Lab, name: &'static str, size_mib: u64) -> Result<NullBlk, Fail> {
+        let (size, by_timer) = (size_mib.to_string(), "2");
+        let attributes = [("memory_backed", "1"), ("discard", "1"), ("size", size.as_str())];
+        let slow = [("irqmode", by_timer), ("completion_nsec", SLOW_NS)];
+        NullBlk::create(lab, name, &[&attributes[..], &slow].concat())
+    }
     }
 
     /// Creates one that keeps nothing, as fast as the block layer goes.

@@ -84,9 +84,9 @@ impl Daemon {
         Daemon::spawn_with(lab, command)?.wait_until_ready()
     }
 
-    /// Starts it with one disk, and waits for nothing.
+    /// Starts it with one disk, and waits for nothing; it logs what it resumes.
     pub(crate) fn spawn(lab: &Lab, disk: &Disk) -> Result<Daemon, Fail> {
-        Daemon::spawn_with(lab, serve_command("1", std::slice::from_ref(disk)))
+        Daemon::spawn_with(lab, serve_command("1", std::slice::from_ref(disk)).args(["--log", "info"]))
     }
 
     fn spawn_with(lab: &Lab, command: Cmd) -> Result<Daemon, Fail> {

@@ -50,7 +50,7 @@ fn run(lab: &Lab, packed: bool, cycles: u32) -> Result<(), Fail> {
     lab.load_vduse()?;
     let (cycles, seed) = (lab.setting("cycles", cycles)?, lab.setting("seed", 1)?);
     lab.say(&format!("{cycles} cycles, seed {seed}"));
-    let backing = NullBlk::with_memory(lab, "backing", DISK_MIB)?;
+    let backing = NullBlk::slow_with_memory(lab, "backing", DISK_MIB)?;
     let disk = Disk::aio("d0", backing.path()).set("packed", packed);
     let mut dice = Dice(seed);
     let start_ms = kill_fresh_starts(lab, &disk, &mut dice)?;
