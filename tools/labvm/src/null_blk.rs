@@ -43,7 +43,6 @@ impl NullBlk {
         let slow = [("irqmode", by_timer), ("completion_nsec", SLOW_NS)];
         NullBlk::create(lab, name, &[&attributes[..], &slow].concat())
     }
-    }
 
     /// Creates one that keeps nothing, as fast as the block layer goes.
     pub(crate) fn without_memory(lab: &Lab, name: &'static str, size_mib: u64) -> Result<NullBlk, Fail> {

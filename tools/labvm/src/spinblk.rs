@@ -86,7 +86,8 @@ impl Daemon {
 
     /// Starts it with one disk, and waits for nothing; it logs what it resumes.
     pub(crate) fn spawn(lab: &Lab, disk: &Disk) -> Result<Daemon, Fail> {
-        Daemon::spawn_with(lab, serve_command("1", std::slice::from_ref(disk)).args(["--log", "info"]))
+        let command = serve_command(Cmd::new("env"), "1", std::slice::from_ref(disk));
+        Daemon::spawn_with(lab, command.args(["--log", "info"]))
     }
 
     fn spawn_with(lab: &Lab, command: Cmd) -> Result<Daemon, Fail> {

@@ -61,10 +61,11 @@ fn disk_section(disk: &Disk) -> Section {
         boolean("read_only", disk.read_only),
     ]);
     match &disk.via {
-        Via::Vduse { driver, bounce_bytes, packed } => {
+        Via::Vduse { driver, bounce_bytes, packed, resume, state_dir } => {
             settings.extend([text("transport", "vduse"), text("driver", word(&DRIVERS, *driver))]);
             settings.extend(bounce_bytes.map(|bytes| size("bounce_size", bytes)));
-            settings.push(boolean("packed", *packed));
+            settings.extend([boolean("packed", *packed), boolean("resume", *resume)]);
+            settings.push(text("state_dir", &state_dir.display()));
         }
         Via::VhostUser { socket } => {
             settings.extend([text("transport", "vhost-user"), text("socket", &socket.display())]);

@@ -149,10 +149,10 @@ fn disk() -> impl Strategy<Value = (Option<String>, String)> {
     let cores = prop::sample::subsequence(vec![1, 2, 5], 1..=3);
     let via = prop_oneof![
         Just("transport = \"vhost-user\"\nsocket = \"/run/NAME.sock\"\n".to_string()),
-        (word(&["virtio-vdpa", "vhost-vdpa"]), any::<bool>(), 0..=1024u64).prop_map(
-            |(driver, packed, mib)| {
+        (word(&["virtio-vdpa", "vhost-vdpa"]), any::<bool>(), any::<bool>(), 0..=1024u64).prop_map(
+            |(driver, packed, resume, mib)| {
                 let bounce = if mib == 0 { String::new() } else { format!("bounce_size = \"{mib}MiB\"\n") };
-                format!("driver = \"{driver}\"\npacked = {packed}\n{bounce}")
+                format!("driver = \"{driver}\"\npacked = {packed}\nresume = {resume}\nstate_dir = \"/run/x\"\n{bounce}")
             }
         ),
     ];
@@ -169,11 +169,15 @@ fn disk() -> impl Strategy<Value = (Option<String>, String)> {
 fn config() -> impl Strategy<Value = String> {
     let bdevs = (prop::collection::vec(leaf(), 0..6), prop::collection::vec(layer(), 0..6));
     let disks = prop::collection::vec(disk(), 0..4);
-    let control = word(&["", "metrics = \"[::1]:9500\"\n", "metrics = \"unix:/run/m\"\n"]);
+    let control = word(&[
+        "",
+        "metrics = \"[::1]:9500\"\n",
+        "metrics = \"unix:/run/m\"\nhist_log = \"/h\"\nhist_interval = \"70ms\"\n",
+    ]);
     let reactor = (word(&["try", "require", "off"]), any::<bool>());
     (bdevs, disks, control, reactor).prop_map(|((leaves, layers), disks, control, (hugepages, socket))| {
         let mut text =
-            format!("[reactor]\ncores = [1, 2, 5]\nhugepages = \"{hugepages}\"\n[control]\n{control}");
+            format!("[reactor]\ncores = [1, 2, 5]\nhugepages = \"{hugepages}\"\nlock_memory = \"{hugepages}\"\n[control]\n{control}");
         if socket || disks.is_empty() {
             text += "socket = \"/run/c \\u00e9.sock\"\n";
         }
