@@ -81,10 +81,14 @@ fn bdevs_wait_for_disks_and_stay_behind() {
     );
     verify(&daemon, "d1");
     let why = refused(&mut client, "resize", json!({ "disk": "d1", "size_bytes": 4096 }));
-    assert!(why.contains("slow"), "{why}");
-    // Its file's lock goes with it: the same stack is opened again.
+    assert!(why.starts_with("bdev a: cannot be resized: 4096 bytes are less"), "{why}");
+    let grown = client.call("resize", json!({ "disk": "d1", "size_bytes": 16 << 20 })).unwrap();
+    assert_eq!((&grown["bdev"], &grown["disk_size_bytes"]), (&json!("slow"), &json!(16 << 20)));
+    assert_eq!(image.metadata().unwrap().len(), 16 << 20);
+    // Its file's lock goes with it: the same stack is opened again, and knows the size that it has now.
     client.call("disk_remove", json!({ "disk": "d1" })).unwrap();
-    client.call("disk_add", json!({ "keys": disk })).unwrap();
+    let again = client.call("disk_add", json!({ "keys": disk })).unwrap();
+    assert_eq!(again["disk"]["size_bytes"], 16 << 20);
     client.call("disk_remove", json!({ "disk": "d1" })).unwrap();
     for bdev in ["slow", "a"] {
         client.call("bdev_remove", json!({ "bdev": bdev })).unwrap();
@@ -252,7 +256,7 @@ fn a_saved_configuration_starts_the_same_disks() {
     let text = std::fs::read_to_string(&saved).unwrap();
     assert_eq!(daemon.ctl(&["save-config"]), text);
     assert_eq!(daemon.json(&["save-config"])["toml"], text);
-    assert!(daemon.fails(&["resize", "d1", "2MiB"]).contains("the daemon refuses resize: bdev d1: "));
+    assert!(daemon.fails(&["resize", "d1", "512KiB"]).contains("the daemon refuses resize: bdev d1: "));
     assert!(daemon.fails(&["resize", "d1", "2 potatoes"]).contains("wanted: bytes or a number"));
     assert!(daemon.fails(&["disk", "add"]).contains("required"));
     assert!(

@@ -148,7 +148,7 @@ fn targets_of_a_file_are_checked() {
         (
             "config:file=s.toml,bdev=c0 --ring packed",
             2,
-            "--ring: only for vhost-user targets; a config disk has no",
+            "--ring: only for vhost-user and vhost-vdpa targets; a config disk has no",
         ),
         // What a disk that is read-only stands on is not written here, either.
         ("config:file=s.toml,bdev=ram --rw write", 2, "target ram: --rw: it is read-only"),
