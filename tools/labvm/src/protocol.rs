@@ -85,6 +85,8 @@ pub struct HostDisk {
 pub enum Backing {
     /// The daemon's memory.
     Malloc,
+    /// A file of its size.
+    File,
     /// Two files of half the disk's size, striped, and encrypted above that.
     Files,
 }
@@ -115,6 +117,11 @@ pub enum Wish {
     /// Kills the daemon behind the host's disk, whatever it is doing, and starts another one, which the machine finds by
     /// itself.
     Kill,
+    /// Makes the host's disk larger while the machine works on it.
+    Grow {
+        /// Its new size.
+        size_mib: u64,
+    },
     /// Kills the machine at once, whatever it is doing, and boots it again with the same drives. There is no answer.
     CutPower,
 }

@@ -201,6 +201,7 @@ impl Rig {
             (Wish::Plug, Built::Slot(slot)) => slot.plug(connected(&mut self.monitor)?),
             (Wish::Restart, Built::Slot(slot)) => slot.restart(),
             (Wish::Kill, Built::Slot(slot)) => slot.kill(),
+            (Wish::Grow { size_mib }, Built::Slot(slot)) => slot.grow(size_mib),
             (Wish::CutPower, Built::Images(_)) => self.cut_power(),
             (wish, _) => Err(Error::Lab(format!("this machine's hardware knows no {wish:?}"))),
         }

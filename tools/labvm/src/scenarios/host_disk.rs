@@ -23,6 +23,9 @@ pub(super) const SPLIT: HostDisk =
 pub(super) const PACKED: HostDisk = HostDisk { packed: true, ..SPLIT };
 pub(super) const STACK: HostDisk = HostDisk { backing: Backing::Files, ..SPLIT };
 
+pub(super) const FILE: HostDisk = HostDisk { size_mib: 64, backing: Backing::File, ..SPLIT };
+
+const GROWN_MIB: u64 = 96;
 const MIB: u64 = 1 << 20;
 const KIB: u64 = 1 << 10;
 /// The disk's parts: a file system, a pattern that must stay, the mark, and room for fio.
@@ -76,6 +79,28 @@ pub(super) fn stack(lab: &mut Lab) -> Result<(), Fail> {
     let device = appeared(lab, STACK)?;
     everything_is_there(lab, &device)?;
     write_and_check(lab, "again", &device)
+}
+
+/// The disk grows while fio works on it; the new part is there, and is written and read.
+pub(super) fn resize(lab: &mut Lab) -> Result<(), Fail> {
+    let device = appeared(lab, FILE)?;
+    let load = FioJob::new("meanwhile", &device, "randrw", "4k-64k").depth(8).jobs(2, 24);
+    let mut fio = load.on_both_cpus().seconds(15).start()?;
+    sleep(Duration::from_secs(1));
+    Host::open()?.ask(Wish::Grow { size_mib: GROWN_MIB })?;
+    let want = (GROWN_MIB * MIB / 512).to_string();
+    wait_for(&format!("{} to have {want} sectors", device.display()), APPEAR_LIMIT_S, || {
+        attribute(&device, "size") == want
+    })?;
+    let (start, len_bytes) = (FILE.size_mib * MIB, (GROWN_MIB - FILE.size_mib) * MIB);
+    let disk = DirectDisk::open(&device)?;
+    disk.fill(start, len_bytes, PATTERN)?;
+    disk.expect(start, len_bytes, PATTERN)?;
+    ensure!(!fio.has_ended(), "fio had ended before the disk had grown");
+    let result = fio.finish()?;
+    ensure!(result.error == 0, "fio reports error {}", result.error);
+    lab.say(&format!("{} MiB became {GROWN_MIB} MiB under load", FILE.size_mib));
+    Ok(())
 }
 
 /// spinblk is killed under load, again and again; fio sees neither an error nor a wrong byte.

@@ -232,6 +232,12 @@ pub const TABLE: &[Scenario] = &[
     )
     .disk(host_disk::PACKED, 1),
     Scenario::new(
+        "vhost-user-resize",
+        "a guest's disk grows under load, and the guest uses what is new",
+        host_disk::resize,
+    )
+    .disk(host_disk::FILE, 1),
+    Scenario::new(
         "stack-vhost-user",
         "crypto over raid0 over files as a guest's disk, over a restart of spinblk",
         host_disk::stack,

@@ -7,6 +7,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use tempfile::TempDir;
 
+/// Its name in the daemon's configuration.
+pub(super) const DISK_NAME: &str = "host-disk";
+
 /// The files of one disk, if it has any; gone when dropped.
 pub(super) struct BackingFiles {
     disk: HostDisk,
@@ -14,15 +17,21 @@ pub(super) struct BackingFiles {
 }
 
 impl BackingFiles {
-    /// Makes a folder in this one, with two empty halves and a key in it.
+    /// Makes a folder in this one, with the disk's empty file, or two empty halves and a key, in it.
     pub(super) fn create(disk: HostDisk, folder: &Path) -> Result<BackingFiles> {
         let folder = tempfile::tempdir_in(folder).map_err(Error::file("create a folder in", folder))?;
+        let names: &[&str] = match disk.backing {
+            Backing::Malloc => &[],
+            Backing::File => &["0.img"],
+            Backing::Files => &["0.img", "1.img"],
+        };
+        for name in names {
+            let path = folder.path().join(name);
+            let file = File::create(&path).map_err(Error::file("create", &path))?;
+            let len_bytes = (disk.size_mib << 20) / names.len() as u64;
+            file.set_len(len_bytes).map_err(Error::file("set the length of", &path))?;
+        }
         if disk.backing == Backing::Files {
-            for half in ["0.img", "1.img"] {
-                let path = folder.path().join(half);
-                let file = File::create(&path).map_err(Error::file("create", &path))?;
-                file.set_len((disk.size_mib << 20) / 2).map_err(Error::file("set the length of", &path))?;
-            }
             let key = folder.path().join("key");
             fs::write(&key, (0..64).collect::<Vec<u8>>()).map_err(Error::file("write", &key))?;
             let mode = fs::Permissions::from_mode(0o600);
@@ -37,9 +46,10 @@ impl BackingFiles {
         let bdev = |name: &str, kind: &str, rest: String| {
             format!("[[bdev]]\nname = \"{name}\"\ntype = \"{kind}\"\n{rest}\n\n")
         };
-        let disk = |data: String| format!("[[disk]]\nname = \"host-disk\"\n{data}\n{keys}");
+        let disk = |data: String| format!("[[disk]]\nname = \"{DISK_NAME}\"\n{data}\n{keys}");
         match self.disk.backing {
             Backing::Malloc => disk(format!("type = \"malloc\"\nsize = \"{}MiB\"", self.disk.size_mib)),
+            Backing::File => disk(format!("type = \"aio\"\npath = \"{}\"", path("0.img"))),
             Backing::Files => [
                 bdev("half0", "aio", format!("path = \"{}\"", path("0.img"))),
                 bdev("half1", "aio", format!("path = \"{}\"", path("1.img"))),

@@ -1,8 +1,9 @@
 //! The slot that QEMU puts a host's disk into, and the spinblk that serves it over vhost-user.
 
-use super::backing::BackingFiles;
+use super::backing::{BackingFiles, DISK_NAME};
 use crate::daemon::Daemon;
 use crate::error::{Error, Result};
+use crate::process::{command, output};
 use crate::qmp::Qmp;
 use labvm::protocol::{HOST_DISK_SERIAL, HostDisk};
 use serde_json::{Value, json};
@@ -13,6 +14,7 @@ use std::time::{Duration, Instant};
 const UNPLUG_LIMIT: Duration = Duration::from_secs(60);
 /// For QEMU to close a connection, and spinblk to notice.
 const CLOSE_LIMIT_S: u64 = 10;
+const CTL_LIMIT_S: u64 = 30;
 const STEP: Duration = Duration::from_millis(50);
 
 /// The disk, its daemon, and QEMU's connection between them.
@@ -110,6 +112,13 @@ impl Slot {
         self.start_daemon()
     }
 
+    /// Makes the disk larger while it is served.
+    pub(super) fn grow(&self, size_mib: u64) -> Result<()> {
+        let mut ctl = command(&self.program.to_string_lossy(), ["ctl", "--socket"]);
+        ctl.arg(self.control()).args(["resize", DISK_NAME, &format!("{size_mib}MiB")]);
+        output(ctl, CTL_LIMIT_S).map(drop)
+    }
+
     /// Ends spinblk, asks whether all went well, and says in a line what it did.
     pub(super) fn finish(mut self) -> Result<String> {
         self.end_daemon()?;
@@ -120,9 +129,11 @@ impl Slot {
         let life = self.done.len() + 1;
         let stem = self.folder.join(format!("spinblk-{life}"));
         let config = self.files.config(&format!(
-            "queues = {}\nserial = \"{HOST_DISK_SERIAL}\"\ntransport = \"vhost-user\"\nsocket = \"{}\"\n",
+            "queues = {}\nserial = \"{HOST_DISK_SERIAL}\"\ntransport = \"vhost-user\"\nsocket = \"{}\"\n\n\
+             [control]\nsocket = \"{}\"\n",
             self.disk.queues,
-            self.socket.display()
+            self.socket.display(),
+            self.control().display()
         ));
         self.daemon = Some(Daemon::start(&self.program, self.disk, &config, &stem)?);
         Ok(())
@@ -134,6 +145,11 @@ impl Slot {
             self.done.push(format!("{done}, connections: {}", self.connections));
         }
         Ok(())
+    }
+
+    /// Where the daemon is told what to do.
+    fn control(&self) -> PathBuf {
+        self.socket.with_extension("ctl")
     }
 
     /// QEMU's name for the present connection to spinblk.
