@@ -28,13 +28,24 @@ pub(crate) struct Options {
 
 #[derive(Clone, Copy, ValueEnum)]
 enum Transport {
+    /// A container's disk, with fio
     Vduse,
+    /// A machine's disk, with the blkio crate's driver; split virtqueues only
+    VhostVdpa,
 }
 
 /// Kills, restarts, and verifies.
 pub(crate) fn torture(options: &Options) -> Result<Report> {
-    let Transport::Vduse = options.transport;
-    let name = if options.packed { "kill-vduse-packed" } else { "kill-vduse" };
+    let name = match (options.transport, options.packed) {
+        (Transport::Vduse, false) => "kill-vduse",
+        (Transport::Vduse, true) => "kill-vduse-packed",
+        (Transport::VhostVdpa, false) => "kill-vhost-vdpa",
+        (Transport::VhostVdpa, true) => {
+            return Err(Error::Lab(
+                "--packed: the blkio crate's driver knows no packed virtqueues".to_owned(),
+            ));
+        }
+    };
     let missing = || Error::Lab(format!("no scenario is named {name}"));
     let scenario = scenarios::find(name).ok_or_else(missing)?;
     let mut lab = Lab::prepare(&Workspace::find()?, true)?;

@@ -199,7 +199,7 @@ impl Load {
 
 /// What the kills came to.
 #[derive(Default)]
-struct Tally {
+pub(super) struct Tally {
     last: String,
     resumed: u64,
     first_io_ms: Vec<u64>,
@@ -207,33 +207,33 @@ struct Tally {
 
 impl Tally {
     /// Adds the requests that a daemon says it does again.
-    fn count_resumed(&mut self, text: &str) {
+    pub(super) fn count_resumed(&mut self, text: &str) {
         let numbers = text.lines().filter_map(|line| line.split_once(" requests were in flight"));
         let counts = numbers.filter_map(|(before, _)| before.rsplit(' ').next()?.parse::<u64>().ok());
         self.resumed += counts.sum::<u64>();
     }
 
     /// Without a request that was done again, nothing was shown.
-    fn tell(mut self, lab: &Lab, cycles: u32) -> Result<(), Fail> {
+    pub(super) fn tell(mut self, lab: &Lab, cycles: u32) -> Result<(), Fail> {
         self.first_io_ms.sort_unstable();
-        let (median, max) = match self.first_io_ms.as_slice() {
-            [] => (0, 0),
-            times => (times[times.len() / 2], times[times.len() - 1]),
+        let first_io = match self.first_io_ms.as_slice() {
+            [] => String::new(),
+            [.., max] => {
+                let median = self.first_io_ms[self.first_io_ms.len() / 2];
+                format!(", from kill to first I/O {median} ms (median), {max} ms (max)")
+            }
         };
-        lab.say(&format!(
-            "{cycles} cycles, {} requests done again, from kill to first I/O {median} ms (median), {max} ms (max)",
-            self.resumed
-        ));
+        lab.say(&format!("{cycles} cycles, {} requests done again{first_io}", self.resumed));
         ensure!(self.resumed > 0, "no request was in flight at any of {cycles} kills");
         Ok(())
     }
 }
 
 /// Numbers that look random and are the same for the same seed (splitmix64).
-struct Dice(u64);
+pub(super) struct Dice(pub(super) u64);
 
 impl Dice {
-    fn within(&mut self, range: Range<u64>) -> u64 {
+    pub(super) fn within(&mut self, range: Range<u64>) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
         mixed = (mixed ^ mixed >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);

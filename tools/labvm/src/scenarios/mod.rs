@@ -11,6 +11,7 @@ mod demo;
 mod host_disk;
 mod interop;
 mod kill;
+mod kill_vm;
 mod latency;
 mod lifecycle;
 mod power_cut;
@@ -182,6 +183,12 @@ pub const TABLE: &[Scenario] = &[
     )
     .bound_s(900),
     Scenario::new("kill-vduse-packed", "the same with packed virtqueues", kill::packed).bound_s(600),
+    Scenario::new(
+        "kill-vhost-vdpa",
+        "the same under a machine's driver, which checks what it reads",
+        kill_vm::run,
+    )
+    .bound_s(600),
     Scenario::new("freeze-vduse", "20 s of SIGSTOP under load; an orderly restart", kill::freeze)
         .bound_s(300),
     Scenario::new(
