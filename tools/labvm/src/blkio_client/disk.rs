@@ -3,6 +3,7 @@
 use crate::fail::{Fail, ensure};
 use crate::pattern::Pattern;
 use blkio::{Blkio, Blkioq, Completion, MemoryRegion, ReqFlags};
+use nix::errno::Errno;
 use std::mem::MaybeUninit;
 use std::time::Duration;
 
@@ -72,8 +73,9 @@ impl Disk {
         self.device.free_mem_region(&memory.0);
     }
 
-    /// Waits until one of the queue's requests is done at least; calls `take` with the number of each that is.
-    pub(super) fn wait(&mut self, queue: usize, mut take: impl FnMut(usize)) -> Result<(), Fail> {
+    /// Waits until one of the queue's requests is done at least; calls `take` with the number of each that is, and whether
+    /// the device can do such a thing at all.
+    pub(super) fn wait(&mut self, queue: usize, mut take: impl FnMut(usize, bool)) -> Result<(), Fail> {
         let mut done = [const { MaybeUninit::<Completion>::uninit() }; QUEUE_SIZE as usize];
         let mut patience = PATIENCE;
         let count = self.queues[queue]
@@ -82,8 +84,9 @@ impl Disk {
         for completion in &done[..count] {
             // SAFETY: `do_io` has written so many, as it says.
             let completion = unsafe { completion.assume_init_ref() };
-            ensure!(completion.ret == 0, "a request failed with error {}", -completion.ret);
-            take(completion.user_data);
+            let (ret, is_known) = (completion.ret, completion.ret != -(Errno::EOPNOTSUPP as i32));
+            ensure!(ret == 0 || !is_known, "a request failed with error {}", -ret);
+            take(completion.user_data, is_known);
         }
         Ok(())
     }
@@ -97,7 +100,7 @@ impl Disk {
             |_, _| Ok(()),
         )?;
         self.queues[0].flush(0, ReqFlags::empty());
-        self.wait(0, |_| ())?;
+        self.wait(0, |_, _| ())?;
         Ok(format!("{} bytes written", self.size_bytes))
     }
 
@@ -125,7 +128,7 @@ impl Disk {
         for at in (0..self.size_bytes).step_by(PIECE_BYTES) {
             let len_bytes = PIECE_BYTES.min((self.size_bytes - at) as usize);
             ask(&mut self.queues[0], &mut shared, at, len_bytes);
-            self.wait(0, |_| ())?;
+            self.wait(0, |_, _| ())?;
             done(at, shared.bytes(0, len_bytes))?;
         }
         self.unshare(&shared);

@@ -141,24 +141,25 @@ impl Load<'_> {
                 continue;
             }
             let mut finished = Vec::new();
-            self.disk.wait(queue, |slot| finished.push(slot))?;
-            for slot in finished {
-                self.finish(slot)?;
+            self.disk.wait(queue, |slot, is_known| finished.push((slot, is_known)))?;
+            for (slot, is_known) in finished {
+                self.finish(slot, is_known)?;
             }
         }
         Ok(())
     }
 
-    fn finish(&mut self, slot: usize) -> Result<(), Fail> {
+    fn finish(&mut self, slot: usize, is_known: bool) -> Result<(), Fail> {
         let request = self.slots.get_mut(slot).and_then(Option::take);
         let Some(Request { op, blocks }) = request else {
             return Err(Fail::Check(format!("request {slot} is done, and nobody made it")));
         };
         let now = match op {
             Op::Write(pattern) => Some(Block::Written(pattern)),
-            Op::WriteZeroes => Some(Block::Zeroes),
-            Op::Read | Op::Flush => None,
+            Op::WriteZeroes if is_known => Some(Block::Zeroes),
+            Op::WriteZeroes | Op::Read | Op::Flush => None,
         };
+        ensure!(is_known || op == Op::WriteZeroes, "{op:?} is not supported");
         if op == Op::Read {
             let (shared, at) = place(&mut self.memory, slot);
             let read = shared.bytes(at, blocks.len() * BLOCK_BYTES);
