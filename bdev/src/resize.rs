@@ -47,6 +47,9 @@ impl Info {
             let block_size = self.block_size;
             return Err(self.cannot_resize(format!("{size_bytes} bytes are no whole blocks of {block_size}")));
         }
+        if i64::try_from(size_bytes).is_err() {
+            return Err(self.cannot_resize(format!("{size_bytes} bytes are more than any file can have")));
+        }
         if size_bytes < now_bytes {
             return Err(self.cannot_resize(format!(
                 "{size_bytes} bytes are less than its {now_bytes}, and what would be cut off may be in use; it can only grow"
@@ -84,7 +87,7 @@ mod tests {
     #[test]
     fn what_is_asked_for_is_whole_blocks_and_no_less() {
         let info = Info::new("d0", 1 << 20, 4096).unwrap();
-        for good in [1 << 20, (1 << 20) + 4096, u64::MAX - 4095] {
+        for good in [1 << 20, (1 << 20) + 4096, (1 << 63) - 4096] {
             info.check_wanted_size(good).unwrap();
         }
         for (bad, why) in

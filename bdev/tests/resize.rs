@@ -160,9 +160,10 @@ fn a_file_that_may_not_be_made_longer_is_left_alone() {
     assert_eq!(bdev.resize(None).unwrap(), 2 * MIB);
     assert_eq!(Bench::new(&bdev, 1).read(2 * MIB - 4096, 4096).unwrap(), [0; 4096]);
     drop(bdev);
-    // More than any file may have.
+    // More than its file system has, and more than any file may have.
     let bdev = open(AioOptions::default());
-    let error = bdev.resize(Some(1 << 63)).unwrap_err();
+    refuses(&bdev, Some(1 << 63), "more than any file can have");
+    let error = bdev.resize(Some((1 << 63) - 4096)).unwrap_err();
     assert!(matches!(error, Error::File { action: "make longer", .. }), "{error:?}");
     assert_eq!((bdev.info().size_bytes(), file.as_file().metadata().unwrap().len()), (2 * MIB, 2 * MIB));
     assert_eq!(bdev.resize(Some(4 * MIB)).unwrap(), 4 * MIB);

@@ -178,9 +178,11 @@ impl Latency {
     pub fn since(&self, earlier: &Self) -> Self {
         let mut new = self.clone();
         new.sum_ns = self.sum_ns.wrapping_sub(earlier.sum_ns);
-        if let (Some(mine), Some(theirs)) = (&mut new.histogram, &earlier.histogram) {
-            // Fails only where `earlier` is no earlier one; then the whole is the best answer.
-            let _ = mine.subtract(theirs);
+        if let (Some(mine), Some(theirs)) = (&mut new.histogram, &earlier.histogram)
+            && (theirs.len() > mine.len() || mine.subtract(theirs).is_err())
+        {
+            // `earlier` is of another one: all that this one has seen is new.
+            return self.clone();
         }
         new
     }

@@ -70,8 +70,8 @@ pub struct Bus {
     root: PathBuf,
     dev: PathBuf,
     autoprobe_note: PathBuf,
-    /// Writes that may wait for I/O of the disk.
-    write_waiting: fn(&Path, &dyn Display) -> Result<(), Error>,
+    /// Writes that may wait for I/O of the disk; the first path is the lock of those who do.
+    write_waiting: fn(&Path, &Path, &dyn Display) -> Result<(), Error>,
 }
 
 impl Bus {
@@ -130,10 +130,11 @@ impl Bus {
         if self.bound_driver(name).is_none() {
             return Ok(());
         }
-        let (unbind, device) = (self.device(name).join("driver/unbind"), name.to_owned());
+        let (unbind, device, lock) =
+            (self.device(name).join("driver/unbind"), name.to_owned(), self.lock(name));
         let write_waiting = self.write_waiting;
         let action = "taking it from its driver";
-        bounded_while(name, action, idle_timeout, progress, move || write_waiting(&unbind, &device))
+        bounded_while(name, action, idle_timeout, progress, move || write_waiting(&lock, &unbind, &device))
     }
 
     /// What the disk that virtio-vdpa made looks like, if there is one.
@@ -186,10 +187,20 @@ impl Bus {
         write(&device.join("driver_override"), &driver)?;
         match self.bound_driver(name) {
             Some(bound) if bound == driver => return Ok(()),
-            Some(_) => (self.write_waiting)(&device.join("driver/unbind"), &name)?,
+            Some(_) => (self.write_waiting)(&self.lock(name), &device.join("driver/unbind"), &name)?,
             None => {}
         }
-        (self.write_waiting)(&self.root.join("drivers_probe"), &name)
+        (self.write_waiting)(&self.lock(name), &self.root.join("drivers_probe"), &name)
+    }
+
+    /// What is locked while the device is moved from or to a driver; it is there as long as the device.
+    fn lock(&self, name: &str) -> PathBuf {
+        self.device(name).join("driver_override")
+    }
+
+    /// Waits until nobody moves the device from or to a driver, not even for a process that is gone.
+    pub(crate) fn wait_for_others(&self, name: &str, timeout: Duration) -> Result<(), Error> {
+        helper::wait_for_others(&self.lock(name), timeout)
     }
 
     /// The driver that has the device now.
@@ -258,8 +269,12 @@ mod tests {
             std::fs::write(root.join(file), "").unwrap();
         }
         std::fs::write(root.join("drivers_autoprobe"), "1\n").unwrap();
-        let bus =
-            Bus { root, dev: "/dev".into(), autoprobe_note: dir.path().join("note"), write_waiting: write };
+        let bus = Bus {
+            root,
+            dev: "/dev".into(),
+            autoprobe_note: dir.path().join("note"),
+            write_waiting: |_, path, value| write(path, value),
+        };
         (dir, bus)
     }
 

@@ -68,6 +68,8 @@ pub struct DiskConfig {
     pub bounce_bytes: Option<u64>,
     /// Where the bounce memory comes from.
     pub hugepages: Hugepages,
+    /// Whether its contents end with this process: then nobody can take it over.
+    pub volatile: bool,
     /// All cores that this process polls: interrupts are kept off them.
     pub polled_cores: Vec<usize>,
     /// Whether to note what is in flight, so that another process can go on after this one was killed.
@@ -97,6 +99,8 @@ pub struct Export {
     bus: Bus,
     /// Whether the VDUSE device is ours to detach and destroy.
     ours: bool,
+    /// Whether another process made it, and died.
+    taken_over: bool,
     running: Option<Running>,
     device_path: Option<PathBuf>,
     queues: Vec<QueueReport>,
@@ -142,6 +146,7 @@ impl Export {
             control,
             bus,
             ours: false,
+            taken_over: false,
             running: None,
             device_path: None,
             queues: Vec::new(),
@@ -204,6 +209,14 @@ impl Export {
         self.take_down()
     }
 
+    /// As [`stop`](Self::stop), but a disk that was taken over stays where it is, with its log, for the next process to take
+    /// over: those who use it wait, and lose nothing. For a process that cannot go on.
+    #[must_use]
+    pub fn leave(mut self) -> DiskReport {
+        self.ours &= !self.taken_over;
+        self.take_down()
+    }
+
     fn bring_up(&mut self, bdev: Arc<dyn Bdev>, reactors: &[Arc<Handle>]) -> Result<(), Error> {
         let name = self.config.name.clone();
         if reactors.is_empty() {
@@ -211,6 +224,7 @@ impl Export {
         }
         let blk = Arc::new(BlkDevice::new(bdev.info().clone(), self.device_options()));
         let Made { device, log, taken_over } = self.create(&blk)?;
+        self.taken_over = taken_over;
         let events = Arc::new(Events {
             queue: ArrayQueue::new(EVENTS_PER_QUEUE * usize::from(self.config.queues)),
             wake: EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
@@ -252,6 +266,8 @@ impl Export {
             self.bus.attach(&name, self.config.driver, ATTACH_TIMEOUT)?;
         } else {
             self.finish_probe()?;
+            // The process that died may have grown the disk and not said so.
+            self.announce_config_change()?;
         }
         self.device_path = Some(self.wait_for_node()?);
         // Of a device that was taken over, not before: until here it is not ours to take down.
@@ -276,6 +292,7 @@ impl Export {
     /// Has the driver take a device that it was not given yet, or whose probe ended with the process that served it.
     fn finish_probe(&self) -> Result<(), Error> {
         let (name, driver) = (&self.config.name, self.config.driver);
+        self.bus.wait_for_others(name, ATTACH_TIMEOUT)?;
         let has_node = driver == BusDriver::VhostVdpa || self.bus.block_device(name).is_some();
         if self.bus.bound_driver(name).is_some() && has_node {
             return Ok(());
@@ -358,6 +375,14 @@ impl Export {
     /// Whether a device that is still attached is this disk, as far as can be seen from outside.
     fn check_leftover(&self, device: &Device, blk: &BlkDevice) -> Result<(), Error> {
         let name = &self.config.name;
+        if self.config.volatile && self.bus.bound_driver(name).is_some() {
+            let reason = format!(
+                "it is attached already, and its contents were in the memory of a process that is gone; detach it once \
+                 nothing uses it: {}",
+                detach_hint(name)
+            );
+            return Err(Error::Spec { name: name.clone(), reason });
+        }
         let other = |what: &str| {
             let reason = format!(
                 "it is attached already, with {what}; serve it as it was, or detach it once nothing uses it: {}",
@@ -378,7 +403,8 @@ impl Export {
             _ => {}
         }
         let Some(disk) = self.bus.block_attributes(name) else { return Ok(()) };
-        if disk.sectors != blk.info().size_bytes() / SECTOR_BYTES {
+        // It may have grown since.
+        if disk.sectors > blk.info().size_bytes() / SECTOR_BYTES {
             return other(&format!("{} sectors", disk.sectors));
         }
         if disk.read_only != blk.info().read_only {

@@ -7,16 +7,18 @@
 //! ```
 //! Killed in such a write, a process waits in the kernel for I/O that nobody does any more, without letting go of
 //! /dev/vduse/NAME, so that no successor can do it either. The helper can be left waiting: it has nothing open, and the next
-//! process to serve the disk sets it free.
+//! process to serve the disk sets it free. Before that goes on it must know that the helper is done ([`wait_for_others`]): the
+//! helper holds a lock for as long as it lives, which its parent took and handed to it.
 
 use std::ffi::OsStr;
 use std::fmt::Display;
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
 
 use crate::Error;
 
@@ -41,24 +43,46 @@ pub fn helper() -> Option<ExitCode> {
     Some(ExitCode::from(written.err().map_or(0, status)))
 }
 
+/// How often a lock that another has is tried.
+const LOCK_RETRY: Duration = Duration::from_millis(5);
 const EIO: u8 = libc::EIO as u8;
 
 fn write_here(path: &Path, value: &OsStr) -> io::Result<()> {
     OpenOptions::new().write(true).open(path)?.write_all(value.as_bytes())
 }
 
-/// Writes `value` to the file, which must exist, by a helper; waits for that.
-pub(crate) fn write(path: &Path, value: &dyn Display) -> Result<(), Error> {
+/// Writes `value` to the file, which must exist, by a helper; waits for that, and before for another helper that has `lock`.
+pub(crate) fn write(lock: &Path, path: &Path, value: &dyn Display) -> Result<(), Error> {
     let value = value.to_string();
+    let lock = {
+        let failed = |source| Error::Sysfs { path: lock.into(), action: "lock".into(), source };
+        let file = File::open(lock).map_err(failed)?;
+        file.lock().map_err(failed)?;
+        file
+    };
     let failed = |source| Error::Sysfs { path: path.into(), action: format!("write \"{value}\" to"), source };
     let mut command = Command::new(PROGRAM);
     command.arg0(NAME).arg(path).arg(&value).env_clear();
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    // The lock is the open file's: it goes with the last of those who have it.
+    command.stdin(lock).stdout(Stdio::null()).stderr(Stdio::null());
     // Ctrl-C on a terminal is for us alone.
     let status = command.process_group(0).status().map_err(failed)?;
     match status.code() {
         Some(0) => Ok(()),
         Some(errno) => Err(failed(io::Error::from_raw_os_error(errno))),
         None => Err(failed(io::Error::other("its helper process was killed"))),
+    }
+}
+
+/// Waits until no helper has `lock`, not even one of a process that is gone. What those wait for must be served meanwhile.
+pub(crate) fn wait_for_others(lock: &Path, timeout: Duration) -> Result<(), Error> {
+    let failed = |source| Error::Sysfs { path: lock.into(), action: "lock".into(), source };
+    let (file, until) = (File::open(lock).map_err(failed)?, Instant::now() + timeout);
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(()),
+            Err(TryLockError::WouldBlock) if Instant::now() < until => std::thread::sleep(LOCK_RETRY),
+            Err(e) => return Err(failed(e.into())),
+        }
     }
 }

@@ -250,12 +250,14 @@ impl Session {
         self.attached.store(attached, Ordering::Relaxed);
         if !attached {
             self.stop_queues();
-            if let Some(log) = &self.log {
+            // One that its reactor did not give back in time still writes its log.
+            let one_runs_on = self.queues.iter().any(Queue::is_running);
+            if let Some(log) = self.log.as_ref().filter(|_| !one_runs_on) {
                 log.driver_left();
             }
             self.suspended.clear();
             self.space.forget();
-            if status & FEATURES_OK != 0 && self.is_hanging() {
+            if status & FEATURES_OK != 0 && (one_runs_on || self.is_hanging()) {
                 return Err(Error::StillHanging { name: self.device.name().into() });
             }
             return Ok(());
@@ -450,6 +452,10 @@ impl Session {
         let stood = self.stop_queues();
         self.suspended.extend(stood);
         self.space.forget();
+        // What a queue that was resumed does again must find its memory: it asks nobody while it is being stopped.
+        if self.log.is_some() {
+            self.space.resolve_all().unwrap_or_else(|e| self.problem(&e));
+        }
         for (index, stood) in std::mem::take(&mut self.suspended) {
             match self.start_queue(index, Start::At(stood)) {
                 Ok(true) => {}

@@ -28,6 +28,7 @@ use crate::memory_lock::lock_memory;
 use crate::notify;
 use crate::report::{self, Report};
 use crate::signals::Signals;
+use crate::stop::End;
 use crate::transport::{Transport, via_name};
 use crate::{Error, backend};
 use running::Running;
@@ -83,14 +84,18 @@ pub fn serve(config: &Config, options: &Options, transport: &dyn Transport) -> R
         Ok(Some(signal)) => Ending::Signal(signal),
         Err(e) => Ending::Failure(e),
     };
-    match &ending {
+    let end = match &ending {
         Ending::Signal(signal) => {
             eprintln!("{signal}: stopping");
             notify::stopping(&format!("stopping after {signal}"));
+            End::Stop
         }
-        Ending::Failure(e) => notify::stopping(&e.one_line()),
-    }
-    finish(ending, &running.stop(&signals), options)
+        Ending::Failure(e) => {
+            notify::stopping(&e.one_line());
+            End::Leave
+        }
+    };
+    finish(ending, &running.stop(end, &signals), options)
 }
 
 /// From the last disk's start on; the control socket, if there is one, is gone when this ends.

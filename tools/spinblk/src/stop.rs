@@ -32,17 +32,26 @@ pub(crate) struct Stopped {
     pub(crate) signal: Option<&'static str>,
 }
 
-/// Stops `disks`, each on a thread of its own, and collects their reports. Signals that come meanwhile are answered and
-/// change nothing here.
-pub(crate) fn stop_disks(disks: Vec<RunningDisk>, signals: &Signals) -> Stopped {
-    stop_within(disks, signals, STOP_LIMIT)
+/// How disks end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// In good order, and for good.
+    Stop,
+    /// Because this process cannot go on: [`Exported::leave`].
+    Leave,
 }
 
-fn stop_within(disks: Vec<RunningDisk>, signals: &Signals, limit: Duration) -> Stopped {
+/// Ends `disks`, each on a thread of its own, and collects their reports. Signals that come meanwhile are answered and
+/// change nothing here.
+pub(crate) fn stop_disks(disks: Vec<RunningDisk>, end: End, signals: &Signals) -> Stopped {
+    stop_within(disks, end, signals, STOP_LIMIT)
+}
+
+fn stop_within(disks: Vec<RunningDisk>, end: End, signals: &Signals, limit: Duration) -> Stopped {
     let names: Vec<String> = disks.iter().map(|disk| disk.name.clone()).collect();
     let (done, reports) = channel();
     for disk in disks {
-        begin_stop(disk, done.clone());
+        begin_stop(disk, end, done.clone());
     }
     drop(done);
     let (mut reports, signal) = collect(&reports, names.len(), signals, limit);
@@ -57,11 +66,11 @@ fn stop_within(disks: Vec<RunningDisk>, signals: &Signals, limit: Duration) -> S
 }
 
 /// A disk to stop and where to report it.
-type Stop = (Box<dyn Exported>, Sender<DiskReport>);
+type Stop = (Box<dyn Exported>, End, Sender<DiskReport>);
 
 /// Stops one disk on a new thread, or right here when there is no thread to be had.
-fn begin_stop(disk: RunningDisk, done: Sender<DiskReport>) {
-    let slot = Arc::new(Mutex::new(Some((disk.export, done))));
+fn begin_stop(disk: RunningDisk, end: End, done: Sender<DiskReport>) {
+    let slot = Arc::new(Mutex::new(Some((disk.export, end, done))));
     let theirs = Arc::clone(&slot);
     let spawned = std::thread::Builder::new().name(format!("stop-{}", disk.name)).spawn(move || run(&theirs));
     if spawned.is_err() {
@@ -70,9 +79,13 @@ fn begin_stop(disk: RunningDisk, done: Sender<DiskReport>) {
 }
 
 fn run(slot: &Mutex<Option<Stop>>) {
-    let Some((export, done)) = slot.lock().ok().and_then(|mut slot| slot.take()) else { return };
+    let Some((export, end, done)) = slot.lock().ok().and_then(|mut slot| slot.take()) else { return };
+    let report = match end {
+        End::Stop => export.stop(),
+        End::Leave => export.leave(),
+    };
     // The receiver is gone only when it has given up waiting.
-    let _ = done.send(export.stop());
+    let _ = done.send(report);
 }
 
 fn collect(
@@ -163,7 +176,8 @@ mod tests {
             disk(Fake::Complains, "d2"),
             disk(Fake::Good, "d3"),
         ];
-        let Stopped { reports, problems, .. } = stop_within(disks, &signals, Duration::from_secs(1));
+        let Stopped { reports, problems, .. } =
+            stop_within(disks, End::Stop, &signals, Duration::from_secs(1));
         let names: Vec<&str> = reports.iter().map(|report| report.name.as_str()).collect();
         assert_eq!(names, ["d2", "d3"]);
         assert_eq!(problems.len(), 3, "{problems:?}");
@@ -176,7 +190,7 @@ mod tests {
     fn a_second_signal_does_not_end_the_stop() {
         let signals = Signals::block().unwrap();
         nix::sys::signal::raise(nix::sys::signal::Signal::SIGTERM).unwrap();
-        let stopped = stop_disks(vec![disk(Fake::Good, "d0"), disk(Fake::Late, "d1")], &signals);
+        let stopped = stop_disks(vec![disk(Fake::Good, "d0"), disk(Fake::Late, "d1")], End::Stop, &signals);
         assert_eq!((stopped.reports.len(), stopped.problems.len(), stopped.signal), (2, 0, Some("SIGTERM")));
     }
 }

@@ -59,6 +59,11 @@ pub trait Exported: Send {
 
     /// Drains, detaches, destroys; tells what it did.
     fn stop(self: Box<Self>) -> DiskReport;
+
+    /// The same in a process that cannot go on: what it took over from another one stays for the next.
+    fn leave(self: Box<Self>) -> DiskReport {
+        self.stop()
+    }
 }
 
 /// This machine's transports; each disk says which it wants.
@@ -91,6 +96,7 @@ impl Transport for System {
         Ok(match &disk.via {
             Via::Vduse { driver, bounce_bytes, packed, resume, state_dir } => {
                 let (driver, bounce_bytes, packed, resume) = (*driver, *bounce_bytes, *packed, *resume);
+                let volatile = disk.backend.takes_memory();
                 let (hugepages, state_dir) = (config.hugepages, state_dir.clone());
                 let config = DiskConfig {
                     name,
@@ -101,6 +107,7 @@ impl Transport for System {
                     driver,
                     bounce_bytes,
                     hugepages,
+                    volatile,
                     polled_cores,
                     resume,
                     state_dir,
@@ -139,6 +146,10 @@ impl Exported for Export {
 
     fn stop(self: Box<Self>) -> DiskReport {
         Self::stop(*self)
+    }
+
+    fn leave(self: Box<Self>) -> DiskReport {
+        Self::leave(*self)
     }
 }
 

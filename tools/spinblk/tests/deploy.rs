@@ -40,7 +40,8 @@ fn the_unit_starts_a_command_line_that_the_program_takes() {
         ("WatchdogSec", "10"),
         ("OOMScoreAdjust", "-1000"),
         ("LimitMEMLOCK", "infinity"),
-        ("RuntimeDirectoryPreserve", "restart"),
+        ("RuntimeDirectoryPreserve", "yes"),
+        ("KillMode", "process"),
     ] {
         assert_eq!(values(&unit, key), [value], "{key}");
     }

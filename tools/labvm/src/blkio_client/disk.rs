@@ -68,9 +68,9 @@ impl Disk {
     }
 
     /// Takes memory away from the device; no request may be at it.
-    pub(super) fn unshare(&mut self, memory: &Shared) {
-        self.device.unmap_mem_region(&memory.0);
-        self.device.free_mem_region(&memory.0);
+    pub(super) fn unshare(&mut self, Shared(region): Shared) {
+        self.device.unmap_mem_region(&region);
+        self.device.free_mem_region(&region);
     }
 
     /// Waits until one of the queue's requests is done at least; calls `take` with the number of each that is, and whether
@@ -131,7 +131,7 @@ impl Disk {
             self.wait(0, |_, _| ())?;
             done(at, shared.bytes(0, len_bytes))?;
         }
-        self.unshare(&shared);
+        self.unshare(shared);
         Ok(())
     }
 }

@@ -77,7 +77,7 @@ pub(super) fn run(disk: &mut Disk, requests: u64, seed: u64) -> Result<String, F
     }
     load.check_everything()?;
     let Load { memory, done, changes, disk, .. } = load;
-    memory.iter().for_each(|shared| disk.unshare(shared));
+    memory.into_iter().for_each(|shared| disk.unshare(shared));
     Ok(format!("{done} requests, memory changed {changes} times"))
 }
 
@@ -85,7 +85,7 @@ impl Load<'_> {
     fn change_memory(&mut self) -> Result<(), Fail> {
         let new = self.disk.share((SLOTS - STAYING) * SLOT_BYTES)?;
         let old = std::mem::replace(&mut self.memory[1], new);
-        self.disk.unshare(&old);
+        self.disk.unshare(old);
         self.changes += 1;
         Ok(())
     }

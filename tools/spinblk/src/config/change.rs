@@ -98,7 +98,10 @@ impl Backend {
             BackendKind::Null { size_bytes, .. } | BackendKind::Malloc { size_bytes, .. } => {
                 *size_bytes = now;
             }
-            BackendKind::Aio { create_bytes, .. } => *create_bytes = create_bytes.map(|_| now),
+            // A file that has grown is there, and has whatever length it has.
+            BackendKind::Aio { create_bytes, .. } => {
+                *create_bytes = create_bytes.filter(|bytes| *bytes == now);
+            }
             BackendKind::Raid0 { children, .. } => {
                 children.iter_mut().zip(bdev.children()).for_each(|(child, open)| child.set_sizes(&**open));
             }

@@ -99,6 +99,7 @@ pub(super) fn config(sections: &Sections) -> Result<Config, Error> {
 }
 
 fn disk(section: &Section, reactor_cores: &[usize], stacks: &mut Stacks<'_>) -> Result<Disk, Error> {
+    super::types::refuse_keys_in_clear(section)?;
     section.only(DISK_KEYS)?;
     let name = section
         .read("name", NAME_FORM, |value| {

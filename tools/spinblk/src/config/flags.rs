@@ -2,6 +2,7 @@
 
 use super::file::Sections;
 use super::setting::{Section, Setting, Source, Value};
+use super::types::is_secret;
 use crate::Error;
 
 /// What the command line says about reactors and disks, as it was typed.
@@ -56,7 +57,11 @@ pub(super) fn pairs(flag: &'static str, index: usize, text: &str) -> Result<Sect
             return Err(section.refuse(&setting, "KEY=VALUE is wanted, with commas between"));
         }
         if section.get(&setting.key).is_some() {
-            return Err(section.refuse(&setting, "this key was given before"));
+            let why = "this key was given before";
+            return Err(match is_secret(&setting.key) {
+                true => section.refuse_unseen(&setting, why),
+                false => section.refuse(&setting, why),
+            });
         }
         section.settings.push(setting);
     }

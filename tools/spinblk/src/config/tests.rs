@@ -259,6 +259,12 @@ fn refusals_of_flags_name_disk_and_key() {
             "--disk number 1: name: is missing; it names the disk on the vDPA bus, for example \"d0\"",
         ),
         ("1", &["name=d0,type=null,type=aio"], "--disk d0: type=aio: this key was given before"),
+        ("1", &["name=d0,key=123,key=456"], "--disk d0: key: this key was given before"),
+        (
+            "1",
+            &["name=d0,key=123"],
+            "--disk d0: key: a key is never written here; give the file that holds it as key_file, or its key_credential",
+        ),
         ("1", &["name=d0"], "--disk d0: type: is missing; allowed: null, malloc, aio"),
         (
             "1",

@@ -128,10 +128,14 @@ fn refuse_keys_of_other_types(section: &Section, kind: Type, common: &[&str]) ->
     Ok(())
 }
 
+/// Whether people may take this for where a key itself goes.
+pub(super) fn is_secret(key: &str) -> bool {
+    ["key", "passphrase", "password", "secret"].contains(&key)
+}
+
 /// A key in the file is refused without a word of it, for messages end in logs.
-fn refuse_keys_in_clear(section: &Section) -> Result<(), Error> {
-    let secrets = ["key", "passphrase", "password", "secret"];
-    match section.settings.iter().find(|setting| secrets.contains(&setting.key.as_str())) {
+pub(super) fn refuse_keys_in_clear(section: &Section) -> Result<(), Error> {
+    match section.settings.iter().find(|setting| is_secret(&setting.key)) {
         Some(setting) => {
             let why =
                 "a key is never written here; give the file that holds it as key_file, or its key_credential";

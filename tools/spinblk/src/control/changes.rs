@@ -87,9 +87,9 @@ impl Changes {
 
     /// The next outcome that has arrived.
     pub(super) fn done(&self) -> Option<(u64, Outcome)> {
-        let done = self.done.try_recv().ok()?;
+        // The bell first: what was sent before it rang is there, and a ring without anything is not kept.
         let _ = self.done_bell.read();
-        Some(done)
+        self.done.try_recv().ok()
     }
 
     /// Readable when there is an outcome.
@@ -101,9 +101,9 @@ impl Changes {
 impl ChangeQueue {
     /// The next change, with its ticket.
     pub(crate) fn next(&self) -> Option<(u64, Change)> {
-        let asked = self.asked.try_recv().ok()?;
+        // In this order, as above.
         let _ = self.asked_bell.read();
-        Some(asked)
+        self.asked.try_recv().ok()
     }
 
     /// Sends a change's outcome on its way.

@@ -53,7 +53,8 @@ impl LogFilter {
 }
 
 fn parse(filter: &str) -> Result<EnvFilter, String> {
-    EnvFilter::try_new(filter).map_err(|e| {
+    // Without patterns for fields' values: compiling those takes whatever time and memory their author likes.
+    EnvFilter::builder().with_regex(false).parse(filter).map_err(|e| {
         format!("{e}; allowed: error, warn, info, debug, trace, or CRATE=LEVEL with commas between")
     })
 }

@@ -166,8 +166,7 @@ pub struct ReactorReport {
 impl Report {
     /// Sums up what the transport and the reactors tell.
     #[must_use]
-    pub fn new(disks: &[ExportReport], reactors: Vec<ReactorReport>, problems: Vec<String>) -> Self {
-        let disks = disks.iter().map(DiskReport::new).collect();
+    pub fn new(disks: Vec<DiskReport>, reactors: Vec<ReactorReport>, problems: Vec<String>) -> Self {
         Self { clock: Clock::get().source(), disks, reactors, problems }
     }
 
@@ -181,7 +180,9 @@ impl Report {
 }
 
 impl DiskReport {
-    fn new(export: &ExportReport) -> Self {
+    /// Sums up what one disk's transport tells; numbers only, which outlive its queues.
+    #[must_use]
+    pub fn new(export: &ExportReport) -> Self {
         let mut sum = QueueSnapshot::default();
         export.queues.iter().for_each(|queue| sum.merge(&queue.board.snapshot()));
         Self {

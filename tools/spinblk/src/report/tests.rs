@@ -40,7 +40,7 @@ fn report() -> Report {
         longest_iteration_ns: 70_000,
         enters: 3,
     };
-    Report::new(&[export()], vec![reactor], Vec::new())
+    Report::new(vec![DiskReport::new(&export())], vec![reactor], Vec::new())
 }
 
 #[test]
@@ -71,7 +71,7 @@ fn what_seldom_happens_is_shown_when_it_did() {
     board.backend(rare);
     board.backend(BackendCounters { fixed_buffer_ios: 999, ..BackendCounters::default() });
     export.queues[1].board = Arc::new(board);
-    let report = Report::new(&[export], Vec::new(), Vec::new());
+    let report = Report::new(vec![DiskReport::new(&export)], Vec::new(), Vec::new());
     let text = report.to_string();
     let [first, second] = text.lines().filter(|line| line.contains("queue")).collect::<Vec<_>>()[..] else {
         panic!("{text}")
@@ -90,7 +90,7 @@ fn what_seldom_happens_is_shown_when_it_did() {
 fn a_disk_without_requests_says_so() {
     let mut export = export();
     (export.queues, export.device_path) = (Vec::new(), None);
-    let text = Report::new(&[export], Vec::new(), Vec::new()).to_string();
+    let text = Report::new(vec![DiskReport::new(&export)], Vec::new(), Vec::new()).to_string();
     assert_eq!(text, "d0 (no device node, umem)\n  no requests\n");
 }
 

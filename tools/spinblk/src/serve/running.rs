@@ -22,10 +22,10 @@ use crate::control::{self, Change, HistLog, Outcome, State, disk_info, lock};
 use crate::cores::Reactors;
 use crate::hist::DeltaLog;
 use crate::notify::Watchdog;
-use crate::report::Report;
+use crate::report::{DiskReport, Report};
 use crate::signals::Signals;
-use crate::stop::{RunningDisk, Stopped, stop_disks};
-use crate::transport::{DiskReport, QueueReport, Transport, via_name};
+use crate::stop::{End, RunningDisk, Stopped, stop_disks};
+use crate::transport::{QueueReport, Transport, via_name};
 use crate::{Error, backend, replace};
 
 /// Who may read the configuration that was saved: whoever may ask for it.
@@ -160,12 +160,12 @@ impl<'a> Running<'a> {
         };
         let is_it = |disk: &RunningDisk| disk.name == name;
         let going = self.disks.extract_if(.., |disk| is_it(disk)).collect();
-        let Stopped { reports, problems, signal } = stop_disks(going, signals);
+        let Stopped { reports, problems, signal } = stop_disks(going, End::Stop, signals);
         say(&format!("{name}: removed"));
         if let Some(log) = &self.hist_log {
             log.remove(name);
         }
-        self.removed.extend(reports);
+        self.removed.extend(reports.iter().map(DiskReport::new));
         self.problems.extend(problems.iter().cloned());
         // Its block device goes here, not while clients wait for the state.
         let gone = self
@@ -242,17 +242,17 @@ impl<'a> Running<'a> {
     }
 
     /// Stops everything, disks that were removed before included in the report.
-    pub(super) fn stop(self, signals: &Signals) -> Report {
+    pub(super) fn stop(self, end: End, signals: &Signals) -> Report {
         let Self { reactors, watchdog, disks, removed, mut problems, hist_log, shown, .. } = self;
         // It reads the reactors' counters, and must be gone when they are to stop.
         drop(shown);
-        let stopped = stop_disks(disks, signals);
+        let stopped = stop_disks(disks, end, signals);
         drop(watchdog);
         let (reactors, more) = reactors.stop();
         drop(hist_log);
         problems.extend(stopped.problems.into_iter().chain(more));
-        let reports: Vec<DiskReport> = removed.into_iter().chain(stopped.reports).collect();
-        Report::new(&reports, reactors, problems)
+        let stopped = stopped.reports.iter().map(DiskReport::new);
+        Report::new(removed.into_iter().chain(stopped).collect(), reactors, problems)
     }
 }
 

@@ -7,6 +7,7 @@ use super::*;
 use crate::api::{Given, ResizeParams};
 use crate::control::Change;
 use crate::cores::Reactors;
+use crate::stop::End;
 
 const TEXT: &str = "\
 [control]
@@ -42,7 +43,7 @@ fn with_running(fake: &Fake, bdev: Option<Arc<dyn Bdev>>, test: impl FnOnce(&mut
     let mut running = Running::new(config.unwrap(), fake, reactors(core));
     assert_eq!(running.start(vec![bdev], &signals).unwrap(), None);
     test(&mut running, &signals);
-    let report = running.stop(&signals);
+    let report = running.stop(End::Stop, &signals);
     assert_eq!(report.reactors.len(), 1);
 }
 
@@ -98,7 +99,7 @@ fn a_removed_disk_is_in_the_report_with_what_went_wrong() {
     running.change(disk("name=d1,bdev=spare"), &signals).0.unwrap();
     let (outcome, signal) = running.change(Change::RemoveDisk("d0".into()), &signals);
     assert_eq!((&outcome.unwrap()["problems"][0], signal), (&"stays attached".into(), None));
-    let report = running.stop(&signals);
+    let report = running.stop(End::Stop, &signals);
     let names: Vec<&str> = report.disks.iter().map(|disk| disk.name.as_str()).collect();
     assert_eq!((names, report.problems.len()), (vec!["d0", "d1"], 2));
 }
