@@ -239,7 +239,7 @@ fn a_vhost_user_disk_needs_a_socket_of_its_own() {
 
 #[test]
 fn refusals_of_flags_name_disk_and_key() {
-    let cases: [(&str, &[&str], &str); 10] = [
+    let cases: [(&str, &[&str], &str); 12] = [
         ("1,1", &[], "--cores 1,1: core 1 is named twice"),
         ("1,x", &[], "--cores 1,x: allowed: core numbers from 0 to 1023, at least one"),
         (
