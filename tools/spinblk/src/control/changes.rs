@@ -145,4 +145,33 @@ mod tests {
         drop(queue);
         assert!(changes.ask(save()).unwrap_err().to_string().contains("stopping"));
     }
+
+    /// A ring that comes after what it tells of was taken must not ring for ever: each look at an empty queue takes one.
+    #[test]
+    fn bells_are_quiet_in_the_end_whoever_was_first() {
+        const ROUNDS: usize = 20_000;
+        let (mut changes, queue) = changes().unwrap();
+        let other = std::thread::spawn(move || {
+            let mut served = 0;
+            while served < ROUNDS {
+                if let Some((ticket, _)) = queue.next() {
+                    queue.finish(ticket, Ok(Value::Null));
+                    served += 1;
+                }
+            }
+            queue
+        });
+        let (mut asked, mut done) = (0, 0);
+        while done < ROUNDS {
+            asked += usize::from(asked < ROUNDS && changes.ask(Change::SaveConfig(None)).is_ok());
+            while changes.done().is_some() {
+                done += 1;
+            }
+        }
+        let queue = other.join().unwrap();
+        for _ in 0..ROUNDS {
+            assert!(queue.next().is_none() && changes.done().is_none());
+        }
+        assert!(queue.asked_bell.read().is_err() && changes.done_bell.read().is_err());
+    }
 }
