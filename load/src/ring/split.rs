@@ -153,7 +153,9 @@ impl SplitLane {
     #[inline]
     fn keep_interrupts_suppressed(&mut self) {
         if self.event_idx && self.next_used.wrapping_sub(self.used_event) > USED_EVENT_STRIDE {
-            self.set_used_event(self.next_used.wrapping_sub(1));
+            // The device may have shown the last entries and not looked here yet: further back than all that it can show at once.
+            let behind = self.slots.layout().depth as u16 + 1;
+            self.set_used_event(self.next_used.wrapping_sub(behind));
         }
     }
 
