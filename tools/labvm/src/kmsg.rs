@@ -8,7 +8,7 @@ use std::path::Path;
 
 const DEVICE: &str = "/dev/kmsg";
 /// What the kernel prints when something in it is wrong.
-const COMPLAINTS: [&str; 9] = [
+const COMPLAINTS: [&str; 10] = [
     "WARNING:",
     "BUG:",
     "Oops",
@@ -17,6 +17,8 @@ const COMPLAINTS: [&str; 9] = [
     "scheduling while atomic",
     "refcount_t:",
     "UBSAN:",
+    // A stall of RCU: what it was and where is said before any trace.
+    "rcu: ",
     "Call Trace:",
 ];
 
@@ -63,7 +65,7 @@ fn message_of(record: &str) -> String {
 /// The first line with which the kernel complains, and what follows it.
 pub(crate) fn complaint(lines: &[String]) -> Option<String> {
     let first = lines.iter().position(|line| COMPLAINTS.iter().any(|word| line.contains(word)))?;
-    Some(lines[first..].iter().take(25).map(String::as_str).collect::<Vec<_>>().join("\n"))
+    Some(lines[first..].iter().take(60).map(String::as_str).collect::<Vec<_>>().join("\n"))
 }
 
 #[cfg(test)]
@@ -82,5 +84,8 @@ mod tests {
         assert_eq!(complaint(&quiet), None);
         let loud = ["fine".to_owned(), "WARNING: CPU: 0 at kernel/x.c:1".to_owned(), "more".to_owned()];
         assert_eq!(complaint(&loud).unwrap(), "WARNING: CPU: 0 at kernel/x.c:1\nmore");
+        let stall =
+            ["rcu: INFO: rcu_preempt detected stalls on CPUs/tasks:".to_owned(), "Call Trace:".to_owned()];
+        assert_eq!(complaint(&stall).unwrap(), stall.join("\n"));
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   fio, io_uring                        core C ─► file
+//!   the same while core D polls          core C ─► file
 //!   spinblk perf --target aio            core C ─► file
 //!   spinblk perf --target vhost-user     core D ─ring─► spinblk serve on core C ─► file
 //!
