@@ -4,6 +4,7 @@
 //! kernel (D state, unkillable) can be left behind without hanging its parent.
 
 use crate::fail::Fail;
+use crate::state::process_report;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs::File;
@@ -135,9 +136,10 @@ impl Job {
                 return Ok(Output { status, text: self.text() });
             }
             if Instant::now() >= deadline {
+                let processes = process_report();
                 self.signal(Signal::SIGKILL);
                 let command = self.command.clone();
-                return Err(Fail::TooLong { command, limit_s, tail: tail(&self.text()) });
+                return Err(Fail::TooLong { command, limit_s, tail: tail(&self.text()), processes });
             }
             std::thread::sleep(STEP);
         }

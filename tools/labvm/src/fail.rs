@@ -37,7 +37,9 @@ pub enum Fail {
         tail: String,
     },
     /// A command was killed at its bound.
-    #[error("`{command}` still ran after {limit_s} s and was killed; its output ends with:\n{tail}")]
+    #[error(
+        "`{command}` still ran after {limit_s} s and was killed; its output ends with:\n{tail}\nall processes:\n{processes}"
+    )]
     TooLong {
         /// The command line.
         command: String,
@@ -45,6 +47,8 @@ pub enum Fail {
         limit_s: u64,
         /// The last lines that it printed.
         tail: String,
+        /// What ran when it was killed, and where in the kernel it hung.
+        processes: String,
     },
     /// A condition never came true.
     #[error("waited {limit_s} s in vain for {what}")]

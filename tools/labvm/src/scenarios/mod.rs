@@ -224,7 +224,7 @@ pub const TABLE: &[Scenario] = &[
         .bound_s(300),
     Scenario::new("unit-rights", "a disk served with the capabilities of the unit file alone", unit::run),
     Scenario::new("two-reactors", "two queues of one disk on two cores", verify::two_reactors)
-        .vcpus(4)
+        .vcpus(3)
         .bound_s(300),
     Scenario::new(
         "vhost-user-guest",

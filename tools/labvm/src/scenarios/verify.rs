@@ -131,8 +131,8 @@ pub(super) fn two_reactors(lab: &mut Lab) -> Result<(), Fail> {
     let daemon = Daemon::start(lab, "1,2", &[Disk::malloc("d0", 64)])?;
     let device = vdpa::block_device("d0")?;
     // A job on every CPU, so that every queue is used.
-    let job = FioJob::new("spread", &device, "randwrite", "4k-64k").depth(16).jobs(4, 16).verify();
-    job.set("cpus_allowed", "0-3").set("cpus_allowed_policy", "split").run(lab)?;
+    let job = FioJob::new("spread", &device, "randwrite", "4k-64k").depth(16).jobs(3, 16).verify();
+    job.set("cpus_allowed", "0-2").set("cpus_allowed_policy", "split").run(lab)?;
     let report = daemon.stop()?;
     let queues = &report.disk("d0")?.queues;
     ensure!(queues.len() == 2, "the disk has {} queues, not 2", queues.len());
