@@ -44,6 +44,9 @@ pub(crate) struct Options {
     /// The file's size
     #[arg(long, value_name = "MIB", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..))]
     size_mib: u32,
+    /// The depths
+    #[arg(long, value_delimiter = ',', default_values_t = DEPTHS, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    depths: Vec<u16>,
     /// The core of what is measured
     #[arg(long, default_value_t = 1)]
     core: usize,
@@ -78,25 +81,26 @@ pub(super) fn aio(workspace: &Workspace, options: &Options) -> Result<()> {
         time,
         folder: folder.path().to_path_buf(),
     };
-    let measured = rounds(&bench, options.repeats)?;
-    print!("{}", report::report(options, &cases(), &measured));
+    let cases = cases(&options.depths);
+    let measured = rounds(&bench, options.repeats, &cases)?;
+    print!("{}", report::report(options, &cases, &measured));
     Ok(())
 }
 
-fn cases() -> Vec<Case> {
+fn cases(depths: &[u16]) -> Vec<Case> {
     let mut cases = Vec::new();
     for load in [Load::Randread, Load::Randwrite] {
-        for depth in DEPTHS {
+        for &depth in depths {
             cases.extend(Target::ALL.map(|target| Case { target, load, depth }));
         }
     }
     cases
 }
 
-fn rounds(bench: &Bench, repeats: u32) -> Result<Vec<Measured>> {
+fn rounds(bench: &Bench, repeats: u32, cases: &[Case]) -> Result<Vec<Measured>> {
     let mut all = Vec::new();
     for repeat in 0..repeats {
-        let mut order = cases();
+        let mut order = cases.to_vec();
         if repeat % 2 == 1 {
             order.reverse();
         }
