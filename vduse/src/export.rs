@@ -25,7 +25,7 @@ use spinblk_virtio::blk::{CAPACITY_BYTES, Device as BlkDevice, DeviceOptions};
 use tracing::{debug, info, warn};
 
 use crate::error::detach_hint;
-use crate::log::{DeviceLog, Identity};
+use crate::log::{Claim, DeviceLog, Identity};
 use crate::queue::{Events, Queue};
 use crate::session::{Parts, QueueReport, Session, SessionReport};
 use crate::{Attributes, Bus, BusDriver, Control, Created, Device, DeviceSpec, Error, irq_cpus_off};
@@ -97,6 +97,8 @@ pub struct Export {
     config: DiskConfig,
     control: Control,
     bus: Bus,
+    /// Against others who serve, or make, a disk of that name.
+    claim: Option<Claim>,
     /// Whether the VDUSE device is ours to detach and destroy.
     ours: bool,
     /// Whether another process made it, and died.
@@ -145,6 +147,7 @@ impl Export {
             config,
             control,
             bus,
+            claim: None,
             ours: false,
             taken_over: false,
             running: None,
@@ -233,7 +236,10 @@ impl Export {
         });
         let stop = Arc::new(AtomicBool::new(false));
         let queues = (0..self.config.queues)
-            .map(|index| Queue::new(index, reactors[usize::from(index) % reactors.len()].clone()))
+            .map(|index| {
+                let reactor = reactors[usize::from(index) % reactors.len()].clone();
+                Queue::new(index, reactor, log.as_ref().map(DeviceLog::hold))
+            })
             .collect();
         let mut session = Session::new(Parts {
             device: Arc::clone(&device),
@@ -306,7 +312,11 @@ impl Export {
 
     /// Makes the device and sets it up, or opens the one that is on the bus already.
     fn create(&mut self, blk: &BlkDevice) -> Result<Made, Error> {
-        let name = &self.config.name;
+        let (name, state_dir) = (&self.config.name, &self.config.state_dir);
+        self.claim = match self.config.resume {
+            true => Some(Claim::make(state_dir, name)?),
+            false => Claim::find(state_dir, name)?,
+        };
         let config_space = blk.config_space();
         let spec = DeviceSpec {
             name,
@@ -322,7 +332,9 @@ impl Export {
             let device = Device::open(name)?;
             if self.bus.has_device(name) {
                 self.check_leftover(&device, blk)?;
-                let log = DeviceLog::open(&self.config.state_dir, self.identity(blk)?)?;
+                let identity = self.identity(blk)?;
+                let log =
+                    self.claim.as_ref().map(|claim| DeviceLog::open(claim, identity)).transpose()?.flatten();
                 if log.is_none() && self.config.resume {
                     warn!("disk {name}: whoever made it kept no log, so there is none until it is made anew");
                 }
@@ -350,11 +362,10 @@ impl Export {
         if let Some(bytes) = self.config.bounce_bytes {
             attributes.set_bounce_size_bytes(bytes)?;
         }
-        let log = if self.config.resume {
-            Some(DeviceLog::create(&self.config.state_dir, self.identity(blk)?)?)
-        } else {
-            DeviceLog::remove(&self.config.state_dir, name)?;
-            None
+        let identity = self.identity(blk)?;
+        let log = match self.claim.take_if(|_| !self.config.resume) {
+            Some(useless) => useless.remove().map(|()| None)?,
+            None => self.claim.as_ref().map(|claim| DeviceLog::create(claim, identity)).transpose()?,
         };
         Ok(Made { device, log, taken_over: false })
     }
@@ -468,13 +479,11 @@ impl Export {
             None => (false, Vec::new()),
         };
         if std::mem::take(&mut self.ours) {
-            // Before another process can make a device of that name; on the bus it may still be wanted.
-            let removed = match self.bus.has_device(&name) {
-                true => Ok(()),
-                false => DeviceLog::remove(&self.config.state_dir, &name),
-            };
             let destroyed = self.control.destroy(&name);
-            problems.extend([removed, destroyed].into_iter().filter_map(Result::err).map(|e| e.to_string()));
+            // On the bus it may still be wanted.
+            let useless = self.claim.take_if(|_| !self.bus.has_device(&name));
+            let removed = useless.map_or(Ok(()), Claim::remove);
+            problems.extend([destroyed, removed].into_iter().filter_map(Result::err).map(|e| e.to_string()));
         }
         DiskReport { name, device_path: self.device_path.take(), umem, queues, problems }
     }

@@ -15,7 +15,7 @@ use tracing::{error, warn};
 
 use crate::Error;
 use crate::device::{Device, Injector};
-use crate::log::QueueLog;
+use crate::log::{Hold, QueueLog};
 
 /// How long a reactor may take to begin a control job; it is busy for microseconds.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -63,9 +63,16 @@ struct Host {
     events: Arc<Events>,
     queue: u16,
     life: u64,
+    hold: Option<Hold>,
 }
 
 impl QueueHost for Host {
+    fn open(&mut self, ring: &mut Ring) {
+        self.hold.iter_mut().for_each(|hold| hold.open(ring));
+    }
+    fn close(&mut self, ring: &mut Ring) {
+        self.hold.iter_mut().for_each(|hold| hold.close(ring));
+    }
     #[inline]
     fn interrupt(&mut self, _: &mut Ring) {
         self.events.progress.fetch_add(1, Ordering::Relaxed);
@@ -79,6 +86,24 @@ impl QueueHost for Host {
     fn broken(&mut self, error: QueueError) {
         self.events.push(Event::Broken { queue: self.queue, life: self.life, error });
     }
+}
+
+/// Stands in for the host of an abandoned queue: the device is let go, the claim on its log is not.
+struct Gone {
+    _until_gone: Arc<()>,
+    hold: Option<Hold>,
+}
+
+impl QueueHost for Gone {
+    fn open(&mut self, ring: &mut Ring) {
+        self.hold.iter_mut().for_each(|hold| hold.open(ring));
+    }
+    fn close(&mut self, ring: &mut Ring) {
+        self.hold.iter_mut().for_each(|hold| hold.close(ring));
+    }
+    fn interrupt(&mut self, _: &mut Ring) {}
+    fn unmapped(&mut self, _: u64) {}
+    fn broken(&mut self, _: QueueError) {}
 }
 
 /// What one life of a queue begins with.
@@ -104,11 +129,13 @@ pub(crate) struct Queue {
     /// Counts the starts, so that what an earlier life said is not taken for this one's.
     life: u64,
     board: Arc<QueueBoard>,
+    /// Of its log, if it keeps one.
+    hold: Option<Hold>,
 }
 
 impl Queue {
-    pub(crate) fn new(index: u16, reactor: Arc<Handle>) -> Self {
-        Self { index, reactor, poller: None, life: 0, board: Arc::new(QueueBoard::new()) }
+    pub(crate) fn new(index: u16, reactor: Arc<Handle>, hold: Option<Hold>) -> Self {
+        Self { index, reactor, poller: None, life: 0, board: Arc::new(QueueBoard::new()), hold }
     }
 
     pub(crate) fn index(&self) -> u16 {
@@ -145,8 +172,9 @@ impl Queue {
     ) -> Result<Started, Error> {
         self.life += 1;
         let (name, index) = (device.name().to_owned(), self.index);
-        let host =
-            Host { injector: device.injector(index), events: events.clone(), queue: index, life: self.life };
+        let hold = self.hold.as_ref().map(Hold::another);
+        let (injector, events, life) = (device.injector(index), events.clone(), self.life);
+        let host = Host { injector, events, queue: index, life, hold };
         let (blk, bdev, board) = (blk.clone(), bdev.clone(), self.board.clone());
         let started = self.reactor.call(CALL_TIMEOUT, move |reactor| {
             let ring = &mut reactor.core.ring;
@@ -188,14 +216,14 @@ impl Queue {
     /// long as it lasts. Returns where the ring stood if it was quiet.
     fn take_off(&mut self, name: &str, until_gone: &Arc<()>) -> Result<Option<RingState>, Error> {
         let Some(id) = self.poller.take() else { return Ok(None) };
-        let token = until_gone.clone();
+        let rest = Gone { _until_gone: until_gone.clone(), hold: self.hold.as_ref().map(Hold::another) };
         let taken = self.reactor.call(CALL_TIMEOUT, move |reactor| {
             let (queue, core) = reactor.poller::<BlkQueue>(id)?;
             let (state, quiet) = (queue.state(), queue.is_quiet());
             if quiet {
                 reactor.remove::<BlkQueue>(id);
             } else {
-                queue.abandon(token, &mut core.ring);
+                queue.abandon(Box::new(rest), &mut core.ring);
             }
             Some(quiet.then_some(state))
         });

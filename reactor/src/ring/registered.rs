@@ -12,7 +12,7 @@ use super::Ring;
 /// Slots for registered buffers, each up to 1 GiB (kernel limit per buffer).
 pub(super) const BUFFER_SLOTS: usize = 256;
 /// Slots for registered files.
-pub(super) const FILE_SLOTS: usize = 256;
+pub(super) const FILE_SLOTS: usize = 512;
 /// The kernel's limit for one registered buffer.
 const MAX_BUFFER_BYTES: usize = 1 << 30;
 

@@ -4,7 +4,7 @@
 //!   NAME.new: made, given its room, header written ──rename──► NAME.log
 //! ```
 //! A process that is killed on the way leaves a `NAME.new`, which the next one removes; what is named `NAME.log` has its
-//! whole header and all its room.
+//! whole header and all its room. Whoever calls has the disk's claim (`NAME.lock`, `claim.rs`), or two could make one file.
 
 use std::fs::{DirBuilder, File, Metadata, OpenOptions};
 use std::io;
@@ -13,9 +13,12 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, openat, posix_fallocate, renameat};
-use nix::sys::stat::Mode;
+use nix::fcntl::{AtFlags, OFlag, openat, posix_fallocate, renameat};
+use nix::sys::stat::{FileStat, Mode, fstat, fstatat};
 use nix::unistd::{UnlinkatFlags, geteuid, unlinkat};
+
+/// The longest name whose files have names that a file system takes (255 bytes).
+pub(super) const MAX_NAME_BYTES: usize = 255 - ".lock".len();
 
 /// An open folder of logs.
 pub(super) struct Folder {
@@ -51,6 +54,11 @@ impl Folder {
         DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|e| ("make the folder of", e))?;
         let gone = || ("open the folder of", Errno::ENOENT.into());
         Self::open(path)?.ok_or_else(gone)
+    }
+
+    /// Where it is.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Where the log of disk `name` is.
@@ -92,10 +100,29 @@ impl Folder {
         Ok(Some((file, metadata)))
     }
 
-    /// Removes the log of disk `name`, finished or not.
+    /// Opens the file that is locked for disk `name`; makes it if need be.
+    pub(super) fn open_lock(&self, name: &str) -> Result<File, Failed> {
+        let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+        let fd = openat(&self.fd, lock_name(name).as_str(), flags, Mode::S_IRUSR | Mode::S_IWUSR);
+        fd.map(File::from).map_err(|e| ("open the lock of", e.into()))
+    }
+
+    /// Whether `file` is still the one that [`open_lock`](Self::open_lock) would open.
+    pub(super) fn is_lock(&self, name: &str, file: &File) -> Result<bool, Failed> {
+        let failed = |e: Errno| ("stat the lock of", e.into());
+        let identity = |stat: FileStat| (stat.st_dev, stat.st_ino);
+        match fstatat(&self.fd, lock_name(name).as_str(), AtFlags::AT_SYMLINK_NOFOLLOW) {
+            Ok(there) => Ok(identity(there) == identity(fstat(file).map_err(failed)?)),
+            Err(Errno::ENOENT) => Ok(false),
+            Err(e) => Err(failed(e)),
+        }
+    }
+
+    /// Removes the log of disk `name`, finished or not, and last its lock.
     pub(super) fn remove(&self, name: &str) -> Result<(), Failed> {
         self.remove_file(&format!("{name}.new"))?;
-        self.remove_file(&log_name(name))
+        self.remove_file(&log_name(name))?;
+        self.remove_file(&lock_name(name))
     }
 
     fn remove_file(&self, file: &str) -> Result<(), Failed> {
@@ -108,4 +135,8 @@ impl Folder {
 
 fn log_name(name: &str) -> String {
     format!("{name}.log")
+}
+
+fn lock_name(name: &str) -> String {
+    format!("{name}.lock")
 }

@@ -8,7 +8,8 @@
 //! # Life
 //!
 //! Made with the device, before anything can drive it; found again by whoever opens a device that is on the bus; removed
-//! when the device is off the bus. A device that is not on the bus is made anew, with a new log.
+//! when the device is off the bus. A device that is not on the bus is made anew, with a new log. All of it by whoever has
+//! the disk's [`Claim`].
 //!
 //! # Lives of the driver
 //!
@@ -31,6 +32,7 @@
 //! against accidents: another disk's, cut short, of another version. What a queue's log says is checked as a vhost-user
 //! client's is.
 
+mod claim;
 mod folder;
 mod header;
 #[cfg(test)]
@@ -46,7 +48,8 @@ use memmap2::{MmapOptions, MmapRaw};
 use spinblk_virtio::blk::BlkQueue;
 use spinblk_virtio::{InFlightError, InFlightLog, RingKind};
 
-use self::folder::{Failed, Folder};
+pub(crate) use self::claim::{Claim, Hold};
+use self::folder::Failed;
 use self::header::HEADER_BYTES;
 pub(crate) use self::header::Identity;
 use crate::Error;
@@ -66,32 +69,30 @@ const PACKED: u64 = 2;
 pub(crate) struct DeviceLog {
     identity: Identity,
     path: PathBuf,
+    hold: Hold,
     mapping: Arc<Mapping>,
 }
 
 struct Mapping(MmapRaw);
 
 impl DeviceLog {
-    /// Makes an empty log in `folder`, in place of one that an earlier device of that name may have left.
-    pub(crate) fn create(folder: &Path, identity: Identity) -> Result<Self, Error> {
-        let failed = failed(folder, &identity.name);
-        let folder = Folder::make(folder).map_err(&failed)?;
+    /// Makes an empty log, in place of one that an earlier device of that name may have left.
+    pub(crate) fn create(claim: &Claim, identity: Identity) -> Result<Self, Error> {
+        let Claim { folder, name, .. } = claim;
+        let failed = failed(folder.path(), name);
         let len_bytes = len_bytes(&identity);
-        let file = folder.create(&identity.name, &identity.to_bytes(), len_bytes).map_err(&failed)?;
-        let path = folder.log_path(&identity.name);
+        let file = folder.create(name, &identity.to_bytes(), len_bytes).map_err(&failed)?;
         let mapping = map(&file, len_bytes).map_err(&failed)?;
-        Ok(Self { identity, path, mapping })
+        Ok(Self { identity, path: folder.log_path(name), hold: claim.for_ring(), mapping })
     }
 
     /// Finds the log of a device that another process made. `None`: it has none.
-    pub(crate) fn open(folder: &Path, identity: Identity) -> Result<Option<Self>, Error> {
-        let failed = failed(folder, &identity.name);
-        let Some(folder) = Folder::open(folder).map_err(&failed)? else { return Ok(None) };
-        let Some((file, metadata)) = folder.open_log(&identity.name).map_err(&failed)? else {
-            return Ok(None);
-        };
-        let path = folder.log_path(&identity.name);
-        let refused = |reason| Error::Log { name: identity.name.clone(), path: path.clone(), reason };
+    pub(crate) fn open(claim: &Claim, identity: Identity) -> Result<Option<Self>, Error> {
+        let Claim { folder, name, .. } = claim;
+        let failed = failed(folder.path(), name);
+        let Some((file, metadata)) = folder.open_log(name).map_err(&failed)? else { return Ok(None) };
+        let path = folder.log_path(name);
+        let refused = |reason| Error::Log { name: name.clone(), path: path.clone(), reason };
         let mut header = [0; HEADER_BYTES];
         if file.read_exact_at(&mut header, 0).is_err() {
             return Err(refused(format!("is damaged: it has {} bytes only", metadata.len())));
@@ -105,18 +106,9 @@ impl DeviceLog {
             )));
         }
         let mapping = map(&file, len_bytes).map_err(&failed)?;
-        let log = Self { identity, path, mapping };
+        let log = Self { identity, path, hold: claim.for_ring(), mapping };
         log.driver()?;
         Ok(Some(log))
-    }
-
-    /// Removes the log of disk `name`, if there is one. Only of a device that nothing can drive any more.
-    pub(crate) fn remove(folder: &Path, name: &str) -> Result<(), Error> {
-        let failed = failed(folder, name);
-        match Folder::open(folder).map_err(&failed)? {
-            Some(folder) => folder.remove(name).map_err(&failed),
-            None => Ok(()),
-        }
     }
 
     /// Whether to go on with the queues of a process that died. `ready`: the driver has made a queue ready; `kind`: the
@@ -180,6 +172,11 @@ impl DeviceLog {
             Ok(log) => Ok(QueueLog { log, refusal }),
             Err(source) => Err(refusal.because(source)),
         }
+    }
+
+    /// What keeps it claimed for as long as a core's ring has I/O.
+    pub(crate) fn hold(&self) -> Hold {
+        self.hold.another()
     }
 
     /// The format of the rings of the driver that has the device; `None`: none has.

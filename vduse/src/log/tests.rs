@@ -2,11 +2,15 @@
 
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
+use std::time::Duration;
 
 use proptest::prelude::*;
 
 use nix::sys::stat::Mode;
 
+use spinblk_reactor::Ring;
+
+use super::folder::Folder;
 use super::*;
 
 fn identity() -> Identity {
@@ -26,12 +30,25 @@ fn folder() -> tempfile::TempDir {
     tempfile::Builder::new().permissions(std::fs::Permissions::from_mode(0o700)).tempdir().unwrap()
 }
 
+fn create(folder: &Path) -> Result<DeviceLog, Error> {
+    DeviceLog::create(&Claim::make(folder, "d0")?, identity())
+}
+
 fn open(folder: &Path) -> Result<Option<DeviceLog>, Error> {
-    DeviceLog::open(folder, identity())
+    open_as(folder, identity())
+}
+
+fn open_as(folder: &Path, identity: Identity) -> Result<Option<DeviceLog>, Error> {
+    let Some(claim) = Claim::find(folder, &identity.name)? else { return Ok(None) };
+    DeviceLog::open(&claim, identity)
+}
+
+fn remove(folder: &Path) -> Result<(), Error> {
+    Claim::find(folder, "d0")?.map_or(Ok(()), Claim::remove)
 }
 
 fn refusal(folder: &Path, identity: Identity) -> String {
-    DeviceLog::open(folder, identity).err().map(|e| e.to_string()).unwrap_or_default()
+    open_as(folder, identity).err().map(|e| e.to_string()).unwrap_or_default()
 }
 
 #[test]
@@ -39,18 +56,75 @@ fn a_log_is_made_found_and_removed() {
     let folder = folder();
     let place = folder.path().join("state/inflight");
     assert!(open(&place).unwrap().is_none());
-    DeviceLog::remove(&place, "d0").unwrap();
-    DeviceLog::create(&place, identity()).unwrap().driver_ok(RingKind::Packed).unwrap();
+    remove(&place).unwrap();
+    create(&place).unwrap().driver_ok(RingKind::Packed).unwrap();
     let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;
     assert_eq!((mode(&place), mode(&place.join("d0.log"))), (0o700, 0o600));
     let log = open(&place).unwrap().unwrap();
     assert_eq!(log.driver().unwrap(), Some(RingKind::Packed));
     assert!(log.of_queue(1, RingKind::Packed).is_ok() && log.of_queue(2, RingKind::Packed).is_err());
-    let again = DeviceLog::create(&place, identity()).unwrap();
+    drop(log);
+    let again = create(&place).unwrap();
     assert_eq!(again.driver().unwrap(), None, "one of an earlier device is replaced");
-    DeviceLog::remove(&place, "d0").unwrap();
-    assert!(open(&place).unwrap().is_none());
+    drop(again);
+    remove(&place).unwrap();
     assert_eq!(std::fs::read_dir(&place).unwrap().count(), 0);
+    assert!(open(&place).unwrap().is_none());
+}
+
+#[test]
+fn one_process_at_a_time_has_a_log() {
+    let folder = folder();
+    let claim = |limit_ms| {
+        let folder = Folder::make(folder.path()).unwrap();
+        Claim::lock(folder, "d0", Duration::from_millis(limit_ms))
+            .map_err(|(action, e)| format!("{action}: {e}"))
+    };
+    let first = claim(0).unwrap();
+    let log = DeviceLog::create(&first, identity()).unwrap();
+    let refusal = claim(0).err().unwrap();
+    assert!(refusal.contains("another process serves this disk"), "{refusal}");
+    drop(first);
+    assert!(claim(20).is_err(), "the log itself keeps it");
+    drop(log);
+    // The second one waits for the file that the first one removes, and gets another.
+    let first = claim(10_000).unwrap();
+    let second = std::thread::scope(|scope| {
+        let second = scope.spawn(|| claim(10_000));
+        first.remove().unwrap();
+        second.join().unwrap().unwrap()
+    });
+    assert!(folder.path().join("d0.lock").exists() && claim(0).is_err());
+    drop(second);
+}
+
+#[test]
+fn a_ring_keeps_a_log_of_a_process_that_is_gone() {
+    let folder = folder();
+    let log = create(folder.path()).unwrap();
+    let mut ring = Ring::new(8).unwrap();
+    let mut hold = log.hold();
+    hold.open(&mut ring);
+    // Descriptors go with a process, its rings when they have nothing in flight.
+    drop((log, hold));
+    let claim = |limit_ms| {
+        Claim::lock(Folder::make(folder.path()).unwrap(), "d0", Duration::from_millis(limit_ms)).is_ok()
+    };
+    assert!(!claim(20));
+    drop(ring);
+    assert!(claim(20_000));
+}
+
+#[test]
+fn a_name_too_long_for_its_files_is_refused() {
+    let folder = folder();
+    let (longest, longer) = ("x".repeat(250), "x".repeat(251));
+    let claim = Claim::make(folder.path(), &longest).unwrap();
+    DeviceLog::create(&claim, Identity { name: longest, ..identity() }).unwrap();
+    claim.remove().unwrap();
+    let text = Claim::make(folder.path(), &longer).err().unwrap().to_string();
+    assert!(text.contains("at most 250 bytes"), "{text}");
+    assert!(Claim::find(folder.path(), &longer).unwrap().is_none(), "without a log it is no matter");
 }
 
 #[test]
@@ -68,7 +142,7 @@ fn a_process_killed_while_it_makes_a_log_leaves_none() {
             file.write_all_at(&whole[..written], 0).unwrap();
         }
         assert!(open(folder.path()).unwrap().is_none(), "{cut:?}");
-        DeviceLog::create(folder.path(), identity()).unwrap();
+        create(folder.path()).unwrap();
         assert!(open(folder.path()).unwrap().is_some() && !unfinished.exists(), "{cut:?}");
     }
 }
@@ -76,7 +150,7 @@ fn a_process_killed_while_it_makes_a_log_leaves_none() {
 #[test]
 fn a_log_of_another_disk_is_refused_with_the_reason() {
     let folder = folder();
-    DeviceLog::create(folder.path(), identity()).unwrap();
+    create(folder.path()).unwrap();
     std::fs::copy(folder.path().join("d0.log"), folder.path().join("d1.log")).unwrap();
     let cases = [
         (Identity { name: "d1".into(), ..identity() }, "its name is \"d0\", here d1"),
@@ -99,7 +173,7 @@ fn a_log_of_another_disk_is_refused_with_the_reason() {
 fn a_damaged_log_is_refused_wherever_the_damage_is() {
     let folder = folder();
     let path = folder.path().join("d0.log");
-    DeviceLog::create(folder.path(), identity()).unwrap();
+    create(folder.path()).unwrap();
     let file = File::options().read(true).write(true).open(&path).unwrap();
     let whole = identity().to_bytes();
     for at in 0..whole.len() {
@@ -139,21 +213,21 @@ fn what_is_not_a_file_of_ours_alone_is_not_opened() {
     refused("cannot trust");
     nix::unistd::mkfifo(&path, Mode::S_IRUSR | Mode::S_IWUSR).unwrap();
     refused("cannot trust");
-    DeviceLog::create(folder.path(), identity()).unwrap();
+    create(folder.path()).unwrap();
     std::fs::set_permissions(&path, PermissionsExt::from_mode(0o640)).unwrap();
     refused("only this user");
     std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o770)).unwrap();
-    let text = DeviceLog::create(folder.path(), identity()).err().unwrap().to_string();
+    let text = create(folder.path()).err().unwrap().to_string();
     assert!(text.contains("chmod 700"), "{text}");
     let elsewhere = tempfile::tempdir().unwrap();
     symlink(folder.path(), elsewhere.path().join("link")).unwrap();
-    assert!(DeviceLog::create(&elsewhere.path().join("link"), identity()).is_err());
+    assert!(create(&elsewhere.path().join("link")).is_err());
 }
 
 #[test]
 fn rings_of_the_other_format_are_refused() {
     let folder = folder();
-    let log = DeviceLog::create(folder.path(), identity()).unwrap();
+    let log = create(folder.path()).unwrap();
     log.driver_ok(RingKind::Split).unwrap();
     let text = log.goes_on(true, RingKind::Packed).unwrap_err().to_string();
     assert!(text.contains("other format"), "{text}");
@@ -198,7 +272,8 @@ fn steps() -> impl Strategy<Value = Vec<(Step, u8)>> {
 }
 
 struct World {
-    folder: tempfile::TempDir,
+    _folder: tempfile::TempDir,
+    claim: Claim,
     log: DeviceLog,
     kernel: Kernel,
     /// Queues run, and began in this life.
@@ -208,8 +283,9 @@ struct World {
 impl World {
     fn new() -> Self {
         let folder = folder();
-        let log = DeviceLog::create(folder.path(), identity()).unwrap();
-        Self { folder, log, kernel: Kernel::default(), running: false }
+        let claim = Claim::make(folder.path(), "d0").unwrap();
+        let log = DeviceLog::create(&claim, identity()).unwrap();
+        Self { _folder: folder, claim, log, kernel: Kernel::default(), running: false }
     }
 
     fn notes(&self) -> *mut u8 {
@@ -272,7 +348,7 @@ impl World {
 
     fn die(&mut self) {
         self.running = false;
-        self.log = open(self.folder.path()).unwrap().unwrap();
+        self.log = DeviceLog::open(&self.claim, identity()).unwrap().unwrap();
         if self.log.goes_on(self.kernel.ready, RingKind::Split).unwrap() {
             self.start();
         }

@@ -121,11 +121,14 @@ impl BlkQueue {
     }
 
     /// Gives the queue up while I/O is in flight: the driver's rings are not touched any more and the host is let go, but
-    /// the memory stays mapped until the storage has answered. Then the reactor drops the queue, and `until_gone` with it.
-    pub fn abandon(&mut self, until_gone: Arc<()>, ring: &mut Ring) {
+    /// the memory stays mapped until the storage has answered. Then the reactor drops the queue, and `rest` with it, which
+    /// stands in for the host until then and is asked for nothing.
+    pub fn abandon(&mut self, mut rest: Box<dyn QueueHost>, ring: &mut Ring) {
         self.state = State::Abandoned;
+        // New before old, for what both hold.
+        rest.open(ring);
         self.host.close(ring);
-        self.host = Box::new(Gone(until_gone));
+        self.host = rest;
     }
 
     /// Takes requests again.
@@ -245,15 +248,6 @@ impl BlkQueue {
         self.board.interrupt_sent();
         self.engine.account.settle(true, &core.clock, &self.board);
     }
-}
-
-/// Stands in for the host of an abandoned queue.
-struct Gone(#[allow(dead_code, reason = "held, not read")] Arc<()>);
-
-impl QueueHost for Gone {
-    fn interrupt(&mut self, _: &mut Ring) {}
-    fn unmapped(&mut self, _: u64) {}
-    fn broken(&mut self, _: QueueError) {}
 }
 
 impl Poller for BlkQueue {
