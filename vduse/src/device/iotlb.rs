@@ -4,9 +4,10 @@
 //! driver's first request; under vhost-vdpa, the guest's memory as its monitor mapped it. What a region's file maps
 //! stays valid until a reset or an UPDATE_IOTLB message says otherwise. Lengths need not be whole pages.
 
-use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 
 use super::Device;
 use crate::{Error, uapi};
@@ -51,7 +52,7 @@ impl Device {
             Err(e) => return Err(self.failed("IOTLB_GET_FD", format!("IOVA {iova:#x}"), e)),
         };
         // SAFETY: the call succeeded, so `raw` is a descriptor that the kernel opened for us and nobody else knows.
-        let fd = unsafe { OwnedFd::from_raw_fd(raw) };
+        let fd = unsafe { adopt(raw) }.map_err(|e| self.failed("F_SETFD", "the file of a region", e))?;
         let uapi::IotlbEntry { offset, start, last, perm, .. } = entry;
         let (readable, writable) = (perm & uapi::ACCESS_RO != 0, perm & uapi::ACCESS_WO != 0);
         Ok(Some((fd, IotlbEntry { start, last, offset, readable, writable })))
@@ -111,5 +112,32 @@ impl Device {
             Err(Errno::ENOENT) => Ok(false),
             Err(e) => Err(self.failed("IOTLB_DEREG_UMEM", format!("{len_bytes} bytes at IOVA {iova:#x}"), e)),
         }
+    }
+}
+
+/// Owns a descriptor that the kernel opened without O_CLOEXEC: helper processes must not keep the driver's memory.
+///
+/// # Safety
+/// `raw` must be open, and nobody else's.
+unsafe fn adopt(raw: RawFd) -> Result<OwnedFd, Errno> {
+    // SAFETY: our caller's promise.
+    let fd = unsafe { OwnedFd::from_raw_fd(raw) };
+    fcntl(&fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
+    Ok(fd)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_region_file_is_not_inherited() {
+        let null = std::fs::File::open("/dev/null").unwrap();
+        let inherited = nix::unistd::dup(&null).unwrap();
+        let flags = |fd: &OwnedFd| FdFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFD).unwrap());
+        assert!(!flags(&inherited).contains(FdFlag::FD_CLOEXEC));
+        // SAFETY: `inherited` gives it up.
+        let ours = unsafe { adopt(std::os::fd::IntoRawFd::into_raw_fd(inherited)) }.unwrap();
+        assert!(flags(&ours).contains(FdFlag::FD_CLOEXEC));
     }
 }
