@@ -36,7 +36,8 @@ impl AutoprobeOff {
                 Err(e) => return Err(failed(e.into())),
             }
         }
-        let was_on = read(&path)? != "0";
+        // With the lock in hand, a note is one of a process that was killed, and the "off" is its own.
+        let was_on = note.exists() || read(&path)? != "0";
         if was_on && let Err(e) = make_note(&note) {
             warn!(
                 "{}: cannot be written ({e}): after `kill -9` in this moment, nobody would turn automatic probing on",
@@ -138,6 +139,12 @@ mod tests {
         drop(off);
         assert!(!switch.is_on());
         restore(&switch.path, &switch.note);
+        assert!(switch.is_on() && !switch.note.exists());
+        // One that waited for the lock of that process looks at the switch later than `restore` did.
+        let mut off = switch.off().unwrap();
+        off.was_on = false;
+        drop(off);
+        drop(switch.off().unwrap());
         assert!(switch.is_on() && !switch.note.exists());
     }
 }
