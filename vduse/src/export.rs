@@ -103,6 +103,8 @@ pub struct Export {
     ours: bool,
     /// Whether another process made it, and died.
     taken_over: bool,
+    /// Whether what is in flight is noted for another process.
+    has_log: bool,
     running: Option<Running>,
     device_path: Option<PathBuf>,
     queues: Vec<QueueReport>,
@@ -150,6 +152,7 @@ impl Export {
             claim: None,
             ours: false,
             taken_over: false,
+            has_log: false,
             running: None,
             device_path: None,
             queues: Vec::new(),
@@ -212,11 +215,27 @@ impl Export {
         self.take_down()
     }
 
-    /// As [`stop`](Self::stop), but a disk that was taken over stays where it is, with its log, for the next process to take
-    /// over: those who use it wait, and lose nothing. For a process that cannot go on.
+    /// As [`stop`](Self::stop), for a start that failed: a disk that was taken over stays where it is, with its log, for the
+    /// next process to take over. Those who use it wait, and lose nothing.
     #[must_use]
-    pub fn leave(mut self) -> DiskReport {
-        self.ours &= !self.taken_over;
+    pub fn undo(self) -> DiskReport {
+        let stays = self.taken_over;
+        self.end(stays)
+    }
+
+    /// As [`stop`](Self::stop), for a process that cannot go on: a disk that the next one can take over stays for it, whoever
+    /// made it.
+    #[must_use]
+    pub fn leave(self) -> DiskReport {
+        let stays = self.taken_over || (self.has_log && !self.config.volatile);
+        self.end(stays)
+    }
+
+    fn end(mut self, stays: bool) -> DiskReport {
+        if stays {
+            self.ours = false;
+            info!("disk {}: stays attached, for the next process to serve it", self.config.name);
+        }
         self.take_down()
     }
 
@@ -227,7 +246,7 @@ impl Export {
         }
         let blk = Arc::new(BlkDevice::new(bdev.info().clone(), self.device_options()));
         let Made { device, log, taken_over } = self.create(&blk)?;
-        self.taken_over = taken_over;
+        (self.taken_over, self.has_log) = (taken_over, log.is_some());
         let events = Arc::new(Events {
             queue: ArrayQueue::new(EVENTS_PER_QUEUE * usize::from(self.config.queues)),
             wake: EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)

@@ -72,13 +72,17 @@ pub enum Error {
     #[error("cannot wait for signals: {0}")]
     Signals(#[from] nix::Error),
     /// A reactor ended by itself.
-    #[error("the reactor on core {core} has died; the message above says why; the disks were stopped")]
+    #[error(
+        "the reactor on core {core} has died; the message above says why; disks with a log wait for the next start"
+    )]
     ReactorDied {
         /// Its core.
         core: usize,
     },
     /// A disk's control thread ended by itself.
-    #[error("disk {name}: its control thread has died; the message above says why; the disks were stopped")]
+    #[error(
+        "disk {name}: its control thread has died; the message above says why; disks with a log wait for the next start"
+    )]
     ControlDied {
         /// The disk.
         name: String,

@@ -53,6 +53,8 @@ pub struct Options {
 /// Why serving ends.
 enum Ending {
     Signal(&'static str),
+    /// It never served all that it was to serve.
+    NoStart(Error),
     Failure(Error),
 }
 
@@ -60,7 +62,7 @@ enum Ending {
 ///
 /// # Errors
 /// What kept it from starting, or what went wrong at the end. Nothing is left behind either way, except what
-/// messages on stderr name.
+/// messages on stderr name; and what the next start can take over, after a failure of this process.
 pub fn serve(config: &Config, options: &Options, transport: &dyn Transport) -> Result<(), Error> {
     let signals = Signals::block()?;
     if let Some(path) = &options.report_json {
@@ -82,7 +84,7 @@ pub fn serve(config: &Config, options: &Options, transport: &dyn Transport) -> R
     let ending = match running.start(bdevs, &signals) {
         Ok(None) => serve_until_the_end(&mut running, bound, log, &signals, config, options),
         Ok(Some(signal)) => Ending::Signal(signal),
-        Err(e) => Ending::Failure(e),
+        Err(e) => Ending::NoStart(e),
     };
     let end = match &ending {
         Ending::Signal(signal) => {
@@ -90,9 +92,9 @@ pub fn serve(config: &Config, options: &Options, transport: &dyn Transport) -> R
             notify::stopping(&format!("stopping after {signal}"));
             End::Stop
         }
-        Ending::Failure(e) => {
+        Ending::NoStart(e) | Ending::Failure(e) => {
             notify::stopping(&e.one_line());
-            End::Leave
+            if matches!(ending, Ending::NoStart(_)) { End::Undo } else { End::Leave }
         }
     };
     finish(ending, &running.stop(end, &signals), options)
@@ -125,7 +127,7 @@ fn serve_until_the_end(
             notify::ready(config.disks.len());
             wait(running, &queue, signals)
         }
-        Err(e) => Ending::Failure(e),
+        Err(e) => Ending::NoStart(e),
     }
 }
 
@@ -207,19 +209,15 @@ fn finish(ending: Ending, report: &Report, options: &Options) -> Result<(), Erro
     for problem in &report.problems {
         eprintln!("problem: {problem}");
     }
-    let served = matches!(
-        ending,
-        Ending::Signal(_) | Ending::Failure(Error::ReactorDied { .. } | Error::ControlDied { .. })
-    );
     let mut written = Ok(());
-    if served {
+    if !matches!(ending, Ending::NoStart(_)) {
         say(&report.to_string());
         if let Some(path) = &options.report_json {
             written = report.write_json(path);
         }
     }
     match ending {
-        Ending::Failure(e) => Err(e),
+        Ending::NoStart(e) | Ending::Failure(e) => Err(e),
         Ending::Signal(_) if report.problems.is_empty() => written,
         Ending::Signal(_) => Err(Error::Stop { count: report.problems.len() }),
     }

@@ -37,6 +37,8 @@ pub(crate) struct Stopped {
 pub(crate) enum End {
     /// In good order, and for good.
     Stop,
+    /// Because others did not start: [`Exported::undo`].
+    Undo,
     /// Because this process cannot go on: [`Exported::leave`].
     Leave,
 }
@@ -82,6 +84,7 @@ fn run(slot: &Mutex<Option<Stop>>) {
     let Some((export, end, done)) = slot.lock().ok().and_then(|mut slot| slot.take()) else { return };
     let report = match end {
         End::Stop => export.stop(),
+        End::Undo => export.undo(),
         End::Leave => export.leave(),
     };
     // The receiver is gone only when it has given up waiting.

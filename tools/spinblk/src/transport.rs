@@ -60,7 +60,12 @@ pub trait Exported: Send {
     /// Drains, detaches, destroys; tells what it did.
     fn stop(self: Box<Self>) -> DiskReport;
 
-    /// The same in a process that cannot go on: what it took over from another one stays for the next.
+    /// As `stop`, for a start that failed: what was taken over from another process stays for the next.
+    fn undo(self: Box<Self>) -> DiskReport {
+        self.stop()
+    }
+
+    /// As `stop`, in a process that cannot go on: what the next one can take over stays for it.
     fn leave(self: Box<Self>) -> DiskReport {
         self.stop()
     }
@@ -146,6 +151,10 @@ impl Exported for Export {
 
     fn stop(self: Box<Self>) -> DiskReport {
         Self::stop(*self)
+    }
+
+    fn undo(self: Box<Self>) -> DiskReport {
+        Self::undo(*self)
     }
 
     fn leave(self: Box<Self>) -> DiskReport {

@@ -26,6 +26,8 @@ struct Fake {
     then: Then,
     started: AtomicUsize,
     stopped: Arc<AtomicUsize>,
+    /// How the last disk ended.
+    end: Arc<Mutex<Option<End>>>,
     /// Guests told of another size.
     told: Arc<AtomicUsize>,
     problem: bool,
@@ -33,8 +35,12 @@ struct Fake {
 
 impl Fake {
     fn new(at: usize, then: Then) -> Self {
-        let (stopped, told) = (Arc::default(), Arc::default());
-        Self { at, then, started: AtomicUsize::new(0), stopped, told, problem: false }
+        let (stopped, end, told) = (Arc::default(), Arc::default(), Arc::default());
+        Self { at, then, started: AtomicUsize::new(0), stopped, end, told, problem: false }
+    }
+
+    fn end(&self) -> Option<End> {
+        *self.end.lock().unwrap()
     }
 
     fn counts(&self) -> (usize, usize) {
@@ -75,6 +81,7 @@ impl Transport for Fake {
             core: reactors[0].core(),
             _reactors: reactors.to_vec(),
             stopped,
+            end: Arc::clone(&self.end),
             told: Arc::clone(&self.told),
             problem,
         }))
@@ -86,8 +93,23 @@ struct FakeExport {
     core: usize,
     _reactors: Vec<Arc<Handle>>,
     stopped: Arc<AtomicUsize>,
+    end: Arc<Mutex<Option<End>>>,
     told: Arc<AtomicUsize>,
     problem: bool,
+}
+
+impl FakeExport {
+    fn end(&self, end: End) -> DiskReport {
+        *self.end.lock().unwrap() = Some(end);
+        self.stopped.fetch_add(1, Ordering::SeqCst);
+        DiskReport {
+            name: self.name.clone(),
+            device_path: self.device_path(),
+            umem: false,
+            queues: self.queues(),
+            problems: self.problem.then(|| "stays attached".into()).into_iter().collect(),
+        }
+    }
 }
 
 impl Exported for FakeExport {
@@ -113,14 +135,15 @@ impl Exported for FakeExport {
     }
 
     fn stop(self: Box<Self>) -> DiskReport {
-        self.stopped.fetch_add(1, Ordering::SeqCst);
-        DiskReport {
-            name: self.name.clone(),
-            device_path: self.device_path(),
-            umem: false,
-            queues: self.queues(),
-            problems: self.problem.then(|| "stays attached".into()).into_iter().collect(),
-        }
+        self.end(End::Stop)
+    }
+
+    fn undo(self: Box<Self>) -> DiskReport {
+        self.end(End::Undo)
+    }
+
+    fn leave(self: Box<Self>) -> DiskReport {
+        self.end(End::Leave)
     }
 }
 
@@ -154,7 +177,7 @@ fn a_signal_stops_every_disk_and_a_report_is_written() {
     let report = dir.path().join("report.json");
     let fake = Fake::new(2, Then::Signal);
     run(3, &Options { report_json: Some(report.clone()), ..Options::default() }, &fake).unwrap();
-    assert_eq!(fake.counts(), (3, 3));
+    assert_eq!((fake.counts(), fake.end()), ((3, 3), Some(End::Stop)));
     let json: serde_json::Value = serde_json::from_slice(&std::fs::read(report).unwrap()).unwrap();
     assert_eq!(json["disks"].as_array().unwrap().len(), 3);
     assert_eq!(json["disks"][2]["name"], "d2");
@@ -173,7 +196,7 @@ fn when_the_third_disk_fails_the_first_two_are_stopped() {
     let fake = Fake::new(2, Then::Refuse);
     let error = run(4, &Options::default(), &fake).unwrap_err();
     assert_eq!(error.one_line(), "disk d2: no more");
-    assert_eq!(fake.counts(), (2, 2));
+    assert_eq!((fake.counts(), fake.end()), ((2, 2), Some(End::Undo)));
 }
 
 #[test]
@@ -181,7 +204,7 @@ fn a_dead_reactor_ends_the_program() {
     let fake = Fake::new(0, Then::KillReactor);
     let error = run(1, &Options::default(), &fake).unwrap_err();
     assert!(matches!(error, Error::ReactorDied { .. }), "{error}");
-    assert_eq!(fake.counts(), (1, 1));
+    assert_eq!((fake.counts(), fake.end()), ((1, 1), Some(End::Leave)));
 }
 
 #[test]
