@@ -250,6 +250,17 @@ pub enum Error {
         /// How long was waited.
         timeout: Duration,
     },
+    /// A queue of a process that died, whose ring is not there to see how far it came.
+    #[error(
+        "disk {name}, queue {queue}: its ring is not mapped at the moment, so how far it has come is not known; ask again when \
+         it is mapped"
+    )]
+    RingAway {
+        /// The disk.
+        name: String,
+        /// The queue.
+        queue: u16,
+    },
     /// A queue vanished from its reactor.
     #[error("disk {name}, queue {queue}: its reactor does not have it any more (did that thread end?)")]
     QueueGone {

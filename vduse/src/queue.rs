@@ -202,9 +202,14 @@ impl Queue {
         self.with(name, move |queue, ring| queue.set_memory(map, ring)).map(|_| ())
     }
 
-    /// Answers its question for `iova` with the map as it is now.
+    /// Answers its question for `iova` with the map as it is now. A request of a process that died had its memory once: while
+    /// that is away, it waits for the next change of mappings.
     pub(crate) fn answer(&self, name: &str, iova: u64, map: Arc<MemoryMap>) -> Result<(), Error> {
-        self.with(name, move |queue, ring| queue.answer(iova, map, ring)).map(|_| ())
+        let answer = move |queue: &mut BlkQueue, ring: &mut Ring| match queue.pending() {
+            0 => queue.answer(iova, map, ring),
+            _ => queue.set_memory(map, ring),
+        };
+        self.with(name, answer).map(|_| ())
     }
 
     /// Lets a paused queue go on.
@@ -258,13 +263,13 @@ impl Queue {
     }
 }
 
-/// Lets `queues` take nothing new and finish what is in flight, all together, for a bounded time. Returns where each
-/// stands that fell quiet.
-pub(crate) fn settle(name: &str, queues: &[Queue]) -> Vec<(u16, RingState)> {
+/// Lets `queues` take nothing new, in the way of `rest`, and finish what is in flight, all together, for a bounded time.
+/// Returns where each stands that fell quiet.
+pub(crate) fn settle(name: &str, queues: &[Queue], rest: fn(&mut BlkQueue)) -> Vec<(u16, RingState)> {
     let deadline = Instant::now() + DRAIN_TIMEOUT;
     let mut waiting: Vec<&Queue> = queues.iter().filter(|queue| queue.is_running()).collect();
     for queue in &waiting {
-        if let Err(e) = queue.with(name, |queue, _| queue.pause()) {
+        if let Err(e) = queue.with(name, move |queue, _| rest(queue)) {
             warn!("{e}");
         }
     }
@@ -296,9 +301,10 @@ pub(crate) struct Stopped {
     pub(crate) problems: Vec<Error>,
 }
 
-/// Drains all running queues and takes them off their reactors. Those that do not drain in time are abandoned.
+/// Drains all running queues and takes them off their reactors. Those that do not drain in time are abandoned. What their
+/// logs say is to be done again stays in there.
 pub(crate) fn stop_all(name: &str, queues: &mut [Queue], until_gone: &Arc<()>) -> Stopped {
-    settle(name, queues);
+    settle(name, queues, BlkQueue::hold);
     let mut stopped = Stopped { quiet: Vec::new(), problems: Vec::new() };
     for queue in queues.iter_mut().filter(|queue| queue.is_running()) {
         match queue.take_off(name, until_gone) {

@@ -18,7 +18,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use spinblk_bdev::Bdev;
 use spinblk_perf::QueueBoard;
 use spinblk_reactor::Hugepages;
-use spinblk_virtio::blk::Device as BlkDevice;
+use spinblk_virtio::blk::{BlkQueue, Device as BlkDevice};
 use spinblk_virtio::{QueueError, RingAddresses, RingConfig, RingKind, RingState};
 use tracing::{debug, error, info, warn};
 
@@ -98,8 +98,8 @@ pub(crate) struct Session {
     log: Option<DeviceLog>,
     space: AddressSpace,
     had_umem: bool,
-    /// Queues whose rings are unmapped at the moment, and where they stood.
-    suspended: Vec<(u16, RingState)>,
+    /// Queues whose rings are unmapped at the moment, and where they will begin.
+    suspended: Vec<(u16, Start)>,
     /// Shared with abandoned queues, which still use mappings and umem.
     until_gone: Arc<()>,
     problems: Vec<String>,
@@ -109,7 +109,7 @@ pub(crate) struct Session {
 /// Where a queue begins.
 #[derive(Clone, Copy, Debug)]
 enum Start {
-    /// Where the driver says, which is the start after a reset.
+    /// Where the driver says, which is the start after a reset; or where the log says, if that was used.
     AsDriverSays,
     /// Where it stood before.
     At(RingState),
@@ -272,7 +272,7 @@ impl Session {
             }
             let stood = self.suspended.iter().position(|(suspended, _)| *suspended == index);
             let start = match stood {
-                Some(at) => Start::At(self.suspended.swap_remove(at).1),
+                Some(at) => self.suspended.swap_remove(at).1,
                 None => Start::AsDriverSays,
             };
             if let Err(e) = self.start_queue(index, start) {
@@ -362,7 +362,7 @@ impl Session {
         let start = match &self.log {
             None => Start::WhereUsedStands,
             Some(log) if log.goes_on(self.is_ready()?, self.ring_kind()?)? => {
-                // Requests that are done again while queues are being stopped cannot ask for a mapping.
+                // Requests that are done again while a queue is asked for its state cannot ask for a mapping.
                 self.space.resolve_all()?;
                 Start::AsDriverSays
             }
@@ -396,8 +396,7 @@ impl Session {
             other => return other,
         };
         info!("{unmapped}; queue {index} waits for the next change of mappings");
-        let kind = self.ring_kind()?;
-        self.suspended.push((index, self.device.vq_info(index)?.start.ring(kind)));
+        self.suspended.push((index, start));
         Ok(true)
     }
 
@@ -450,20 +449,20 @@ impl Session {
     fn update_iotlb(&mut self, start: u64, last: u64) -> Result<(), Error> {
         debug!("disk {}: mappings of {start:#x}..={last:#x} changed", self.device.name());
         let stood = self.stop_queues();
-        self.suspended.extend(stood);
+        self.suspended.extend(stood.into_iter().map(|(index, stood)| (index, Start::At(stood))));
         self.space.forget();
-        // What a queue that was resumed does again must find its memory: it asks nobody while it is being stopped.
+        // As in `take_over`.
         if self.log.is_some() {
             self.space.resolve_all().unwrap_or_else(|e| self.problem(&e));
         }
-        for (index, stood) in std::mem::take(&mut self.suspended) {
-            match self.start_queue(index, Start::At(stood)) {
+        for (index, start) in std::mem::take(&mut self.suspended) {
+            match self.start_queue(index, start) {
                 Ok(true) => {}
-                Ok(false) => self.suspended.push((index, stood)),
+                Ok(false) => self.suspended.push((index, start)),
                 Err(e) => {
                     // Its ring may be on the move: the next change may bring it back.
                     info!("{e}; queue {index} waits for the next change of mappings");
-                    self.suspended.push((index, stood));
+                    self.suspended.push((index, start));
                 }
             }
         }
@@ -481,12 +480,17 @@ impl Session {
         let number = queue.index();
         let stood = self.suspended.iter().find(|(suspended, _)| *suspended == number);
         let state = if queue.is_running() {
-            let settled = settle(name, std::slice::from_ref(queue));
+            let settled = settle(name, std::slice::from_ref(queue), BlkQueue::pause);
             queue.resume(name)?;
             let not_quiet =
                 || Error::NotQuiet { name: name.into(), queue: number, timeout: crate::queue::DRAIN_TIMEOUT };
             settled.first().ok_or_else(not_quiet)?.1
-        } else if let Some((_, stood)) = stood {
+        } else if let Some((_, start)) = stood {
+            // Without the ring the log does not tell whether its last batch was shown. Better no answer than a wrong one: the
+            // driver's base would have it do again all that it ever asked for.
+            let Start::At(stood) = start else {
+                return Err(Error::RingAway { name: name.into(), queue: number });
+            };
             *stood
         } else {
             return Ok(Reply::VqState { queue: index, state: self.device.vq_info(number)?.start });

@@ -253,6 +253,25 @@ fn a_paused_queue_finishes_the_past_and_takes_nothing_new() {
 }
 
 #[test]
+fn what_a_queue_holds_back_is_done_in_its_next_life() {
+    for kind in KINDS {
+        let mut world = World::new(kind, 16, 16, false, 0);
+        (0..3).for_each(|_| world.submit(0));
+        world.poll();
+        assert_eq!(world.die().unwrap(), 3);
+        // As when its memory is away for a moment, and comes back with a new queue.
+        world.rig().queue.hold();
+        assert!(world.rig().queue.is_quiet());
+        world.poll();
+        assert_eq!((started().len(), world.rig().queue.pending()), (0, 3), "{kind:?}");
+        assert_eq!(world.die().unwrap(), 3, "{kind:?}");
+        world.submit(0);
+        world.finish();
+        assert_eq!(started(), [0, 1, 2, 3], "{kind:?}");
+    }
+}
+
+#[test]
 fn what_is_not_mapped_any_more_fails_alone() {
     for paused in [false, true] {
         let mut world = World::new(RingKind::Split, 16, 16, false, 0);

@@ -46,8 +46,10 @@ enum State {
     Running,
     /// Waits for a mapping.
     Parked,
-    /// Told to take nothing.
+    /// Told to take nothing new.
     Paused,
+    /// Told to begin nothing at all.
+    Held,
     /// The driver broke the ring.
     Broken,
     /// Given up with I/O in flight: only waits for it to come back, and touches nothing of the driver's.
@@ -112,12 +114,27 @@ impl BlkQueue {
 
     /// Takes nothing new from now on; what is in flight goes on, and so does what a log says was in flight.
     pub fn pause(&mut self) {
+        self.rest(State::Paused);
+    }
+
+    /// Begins nothing from now on, not even what a log says was in flight, which stays there for the queue's next life.
+    pub fn hold(&mut self) {
+        self.rest(State::Held);
+    }
+
+    fn rest(&mut self, how: State) {
         match self.state {
             State::Broken | State::Abandoned => return,
             State::Parked => self.engine.parking.ask_again(),
-            State::Running | State::Paused => {}
+            State::Running | State::Paused | State::Held => {}
         }
-        self.state = State::Paused;
+        self.state = how;
+    }
+
+    /// How many requests a log said were in flight and have not been begun again.
+    #[must_use]
+    pub fn pending(&self) -> usize {
+        self.ring.pending()
     }
 
     /// Gives the queue up while I/O is in flight: the driver's rings are not touched any more and the host is let go, but
@@ -133,7 +150,7 @@ impl BlkQueue {
 
     /// Takes requests again.
     pub fn resume(&mut self) {
-        if self.state == State::Paused {
+        if matches!(self.state, State::Paused | State::Held) {
             self.state = State::Running;
         }
     }
@@ -141,7 +158,7 @@ impl BlkQueue {
     /// Whether nothing is in flight.
     #[must_use]
     pub fn is_quiet(&self) -> bool {
-        let goes_on = !matches!(self.state, State::Broken | State::Abandoned);
+        let goes_on = !matches!(self.state, State::Held | State::Broken | State::Abandoned);
         self.engine.is_quiet() && !(goes_on && self.ring.pending() > 0)
     }
 
