@@ -25,8 +25,21 @@ const SHORTEST_LIMIT: Duration = Duration::from_millis(100);
 
 /// Says that all disks are there.
 pub(crate) fn ready(disks: usize) {
-    let plural = if disks == 1 { "" } else { "s" };
-    tell(&[NotifyState::Ready, NotifyState::Status(&format!("serving {disks} disk{plural}"))]);
+    tell(&[NotifyState::Ready, NotifyState::Status(&count(disks))]);
+}
+
+/// Says how many disks there are by now.
+pub(crate) fn serving(disks: usize) {
+    status(&count(disks));
+}
+
+/// Says something else about how things are.
+pub(crate) fn status(text: &str) {
+    tell(&[NotifyState::Status(text)]);
+}
+
+fn count(disks: usize) -> String {
+    format!("serving {disks} disk{}", if disks == 1 { "" } else { "s" })
 }
 
 /// Says that the end has begun, and why.
@@ -80,9 +93,9 @@ fn feed(reactors: &[Arc<Handle>], limit: Duration, stopped: &Receiver<()>) {
         match silent(reactors, began + limit / 4) {
             None => tell(&[NotifyState::Watchdog]),
             Some(core) => {
-                let status = format!("the reactor on core {core} does not answer");
-                warn!("{status}; the service manager's watchdog is not fed");
-                tell(&[NotifyState::Status(&status)]);
+                let silence = format!("the reactor on core {core} does not answer");
+                warn!("{silence}; the service manager's watchdog is not fed");
+                tell(&[NotifyState::Status(&silence)]);
             }
         }
         let rest = (limit / 2).saturating_sub(began.elapsed());

@@ -125,7 +125,7 @@ fn serve_until_the_end(
             }
             say("ready");
             notify::ready(config.disks.len());
-            wait(running, &queue, signals)
+            wait(running, control.as_ref(), &queue, signals)
         }
         Err(e) => Ending::NoStart(e),
     }
@@ -184,7 +184,13 @@ fn describe(disk: &Disk, info: &Info, path: Option<PathBuf>) -> String {
 }
 
 /// Makes the changes that come, one after the other, until something ends it all.
-fn wait(running: &mut Running<'_>, changes: &ChangeQueue, signals: &Signals) -> Ending {
+fn wait(
+    running: &mut Running<'_>,
+    control: Option<&Control>,
+    changes: &ChangeQueue,
+    signals: &Signals,
+) -> Ending {
+    let mut control = control;
     loop {
         match signals.wait_or(LOOK_EVERY, Some(changes.as_fd())) {
             Ok(Some(signal)) => return Ending::Signal(signal),
@@ -198,10 +204,18 @@ fn wait(running: &mut Running<'_>, changes: &ChangeQueue, signals: &Signals) -> 
                 return Ending::Signal(signal);
             }
         }
-        if let Err(e) = running.look() {
+        if let Err(e) = look(running, &mut control) {
             return Ending::Failure(e);
         }
     }
+}
+
+/// Looks for what has died. Without a control thread all goes on, which is told once.
+fn look(running: &mut Running<'_>, control: &mut Option<&Control>) -> Result<(), Error> {
+    if control.take_if(|control| !control.is_alive()).is_some() {
+        running.lost_control();
+    }
+    running.look()
 }
 
 /// Tells what was done and what went wrong, and decides how the program ends.

@@ -29,6 +29,8 @@ fn spawn(folder: &Path, with_watchdog: bool) -> Child {
     let mut command = Command::new(cargo_bin("spinblk"));
     command
         .args(["serve", "--cores", &core.to_string(), "--hugepages", "off", "--disk", &disk])
+        .arg("--control")
+        .arg(folder.join("c.sock"))
         .env_remove("SPINBLK_LOG")
         .env("NOTIFY_SOCKET", folder.join("notify"))
         .env_remove("WATCHDOG_PID")
@@ -45,7 +47,7 @@ struct Manager {
     socket: UnixDatagram,
     child: Child,
     stdout: BufReader<ChildStdout>,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 impl Manager {
@@ -61,7 +63,7 @@ impl Manager {
             let mut lines = String::new();
             while !lines.ends_with("ready\n") && stdout.read_line(&mut lines).unwrap() > 0 {}
             if lines.ends_with("ready\n") {
-                return Self { socket, child, stdout, _folder: folder };
+                return Self { socket, child, stdout, folder };
             }
             let mut said = String::new();
             child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
@@ -80,6 +82,15 @@ impl Manager {
     /// Waits for a message with these lines.
     fn wait_for(&self, wanted: &str) {
         while !self.next().contains(wanted) {}
+    }
+
+    /// Has the service change what it serves.
+    fn change(&self, change: &[&str]) {
+        let mut ctl = Command::new(cargo_bin("spinblk"));
+        let done =
+            ctl.arg("ctl").arg("--socket").arg(self.folder.path().join("c.sock")).args(change).output();
+        let done = done.unwrap();
+        assert!(done.status.success(), "{done:?}");
     }
 
     /// Throws away what has come so far.
@@ -147,4 +158,17 @@ fn without_a_watchdog_only_ready_and_stopping_are_told() {
     manager.wait_for("READY=1\nSTATUS=serving 1 disk\n");
     let messages = manager.stop();
     assert_eq!(messages, ["STOPPING=1\nSTATUS=stopping after SIGTERM\n"]);
+}
+
+#[test]
+fn the_count_of_disks_follows_what_is_served() {
+    let manager = Manager::start(false);
+    manager.wait_for("READY=1\nSTATUS=serving 1 disk\n");
+    let socket = manager.folder.path().join("d1.sock");
+    let disk = format!("name=d1,type=malloc,size=1MiB,transport=vhost-user,socket={}", socket.display());
+    manager.change(&["disk", "add", &disk]);
+    assert_eq!(manager.next(), "STATUS=serving 2 disks\n");
+    manager.change(&["disk", "remove", "d1"]);
+    assert_eq!(manager.next(), "STATUS=serving 1 disk\n");
+    manager.stop();
 }

@@ -86,7 +86,9 @@ impl Config {
         if sections.bdevs.len().max(sections.disks.len()) > MAX_SECTIONS {
             return Err(Error::Usage(format!("more than {MAX_SECTIONS} bdevs or disks; remove some first")));
         }
-        check::config(&sections)
+        let next = check::config(&sections)?;
+        next.to_loadable_toml()?;
+        Ok(next)
     }
 }
 

@@ -3,7 +3,8 @@
 use std::fmt::Write;
 
 use super::setting::{Section, Value};
-use super::{Config, write};
+use super::{Config, MAX_FILE_BYTES, write};
+use crate::Error;
 
 impl Config {
     /// The text of a file with this configuration, flags and later changes included. Keys are named by their files, as they
@@ -19,6 +20,22 @@ impl Config {
         sections.bdevs.iter().for_each(|bdev| push(&mut text, "[[bdev]]", bdev));
         sections.disks.iter().for_each(|disk| push(&mut text, "[[disk]]", disk));
         text
+    }
+
+    /// The same, if it is of a length that a file may have.
+    ///
+    /// # Errors
+    /// [`Error::Usage`]: it is too long.
+    pub(crate) fn to_loadable_toml(&self) -> Result<String, Error> {
+        let text = self.to_toml();
+        if text.len() as u64 > MAX_FILE_BYTES {
+            let len_bytes = text.len();
+            return Err(Error::Usage(format!(
+                "the configuration would have {len_bytes} bytes; at most {MAX_FILE_BYTES} can be loaded again; remove some \
+                 bdevs or disks first"
+            )));
+        }
+        Ok(text)
     }
 }
 

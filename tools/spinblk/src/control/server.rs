@@ -97,6 +97,12 @@ impl Control {
         Ok(Some(Self { state, stop, wake, thread: Some(thread.map_err(Error::ControlThread)?) }))
     }
 
+    /// Whether it still answers; it ends by itself only in a panic.
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        self.thread.as_ref().is_some_and(|thread| !thread.is_finished())
+    }
+
     /// What it knows, for whoever changes that. To be held for a moment only: clients wait.
     pub(crate) fn state(&self) -> Arc<Mutex<State>> {
         Arc::clone(&self.state)

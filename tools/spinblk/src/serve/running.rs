@@ -21,7 +21,7 @@ use crate::config::{Backend, Config, Disk, nothing_of};
 use crate::control::{self, Change, HistLog, Outcome, State, disk_info, lock};
 use crate::cores::Reactors;
 use crate::hist::DeltaLog;
-use crate::notify::Watchdog;
+use crate::notify::{self, Watchdog};
 use crate::report::{DiskReport, Report};
 use crate::signals::Signals;
 use crate::stop::{End, RunningDisk, Stopped, stop_disks};
@@ -124,6 +124,14 @@ impl<'a> Running<'a> {
         }
     }
 
+    /// Nobody answers on the control socket any more. The disks do not need it.
+    pub(super) fn lost_control(&mut self) {
+        let problem = "the control thread has died; the message above says why; the disks are served on";
+        eprintln!("problem: {problem}");
+        notify::status(problem);
+        self.problems.push(problem.into());
+    }
+
     /// Makes a change. With its outcome comes the name of a signal that came meanwhile.
     pub(super) fn change(&mut self, change: Change, signals: &Signals) -> (Outcome, Option<&'static str>) {
         let outcome = match change {
@@ -150,6 +158,7 @@ impl<'a> Running<'a> {
             log.add(&shown);
         }
         self.take(config, |state| state.disks.push(shown));
+        notify::serving(self.disks.len());
         done::<api::DiskAdd>(&added)
     }
 
@@ -171,6 +180,7 @@ impl<'a> Running<'a> {
         let gone = self
             .take(config, |state| state.disks.extract_if(.., |disk| disk.name == name).collect::<Vec<_>>());
         drop(gone);
+        notify::serving(self.disks.len());
         (done::<api::DiskRemove>(&api::DiskRemoved { disk: name.into(), problems }), signal)
     }
 
@@ -216,14 +226,17 @@ impl<'a> Running<'a> {
                 .ok_or_else(|| nothing_of("disk", name, &names));
         }
         let name = params.bdev.as_deref().unwrap_or_default();
-        let found = self.disks.iter().find_map(|disk| Some((disk, open_bdev(&disk.bdev, name)?)));
+        let mut disks: Vec<_> = self.config.disks.iter().zip(&self.disks).collect();
+        // A disk without a [[bdev]] has one of its own name: that is meant only where no [[bdev]] has this name.
+        disks.sort_by_key(|(config, _)| !config.over_bdev);
+        let found = disks.into_iter().find_map(|(_, disk)| Some((disk, open_bdev(&disk.bdev, name)?)));
         found.ok_or_else(|| {
             Error::Usage(format!("no disk stands on a bdev {name:?}; `bdevs` tells those that there are"))
         })
     }
 
     fn save(&self, path: Option<&Path>) -> Outcome {
-        let toml = self.config.to_toml();
+        let toml = self.config.to_loadable_toml()?;
         if let Some(path) = path {
             let failed = |source| Error::SaveConfig { path: path.into(), source };
             replace::only_files(path).map_err(failed)?;

@@ -198,6 +198,20 @@ fn there_is_a_bound_on_what_may_be_added() {
 }
 
 #[test]
+fn what_is_saved_can_be_loaded_again_however_long_its_paths_are() {
+    let long = |from: usize| {
+        let path = "/x".repeat(2000);
+        let one = |index| format!("[[bdev]]\nname = \"l{index}\"\ntype = \"aio\"\npath = \"{path}\"\n");
+        toml(&(from..from + 100).map(one).collect::<String>())
+    };
+    let (config, _) = config().with_bdevs(&long(0)).unwrap().0.with_bdevs(&long(100)).unwrap();
+    let error = config.with_bdevs(&long(200)).unwrap_err().one_line();
+    assert!(error.contains("at most 1048576 can be loaded again"), "{error}");
+    let text = config.to_loadable_toml().unwrap();
+    assert!(Config::from_toml(&text, "s.toml").unwrap().to_toml() == text);
+}
+
+#[test]
 fn a_configuration_follows_the_sizes_of_what_is_open() {
     let mut config = config();
     let bigger = Config::from_toml(

@@ -1,11 +1,14 @@
 //! Changes of what is served: what a bad one leaves, what a signal does, who is told of a size.
 
+use std::io::Read;
+use std::os::unix::net::UnixStream;
+
 use spinblk_bdev::{BrokenChannel, Channel};
 use spinblk_reactor::Ring;
 
 use super::*;
 use crate::api::{Given, ResizeParams};
-use crate::control::Change;
+use crate::control::{Change, Endpoints, State};
 use crate::cores::Reactors;
 use crate::stop::End;
 
@@ -102,6 +105,48 @@ fn a_removed_disk_is_in_the_report_with_what_went_wrong() {
     let report = running.stop(End::Stop, &signals);
     let names: Vec<&str> = report.disks.iter().map(|disk| disk.name.as_str()).collect();
     assert_eq!((names, report.problems.len()), (vec!["d0", "d1"], 2));
+}
+
+#[test]
+fn a_bdev_is_found_before_the_own_one_of_a_disk_of_that_name() {
+    let fake = Fake::new(9, Then::Refuse);
+    with_running(&fake, None, |running, signals| {
+        let given = Given::Toml("[[bdev]]\nname = \"d0\"\ntype = \"null\"\nsize = \"1MiB\"\n".into());
+        running.change(Change::AddBdevs(given), signals).0.unwrap();
+        running.change(disk("name=d1,bdev=d0"), signals).0.unwrap();
+        let params = ResizeParams { disk: None, bdev: Some("d0".into()), size_bytes: Some(2 << 20) };
+        let grown = running.change(Change::Resize(params), signals).0.unwrap();
+        assert_eq!((&grown["disk"], &grown["bdev"]), (&"d1".into(), &"d0".into()));
+    });
+}
+
+#[test]
+fn a_control_thread_that_dies_is_a_problem_and_no_end() {
+    let fake = Fake::new(9, Then::Refuse);
+    let (core, _guard) = core();
+    let signals = Signals::block().unwrap();
+    let text = format!("[reactor]\ncores = [{core}]\n{TEXT}");
+    let mut running = Running::new(Config::from_toml(&text, "s.toml").unwrap(), &fake, reactors(core));
+    running.start(vec![None], &signals).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("c.sock");
+    let bound = Endpoints { socket: Some(socket.clone()), metrics: None }.bind().unwrap();
+    let state =
+        State::new(Vec::new(), vec![Box::new(|| panic!("a control thread that dies"))], LogFilter::default());
+    let control = Control::start(bound, state, &[], Limits::default()).unwrap().unwrap();
+    let mut looked_at = Some(&control);
+    look(&mut running, &mut looked_at).unwrap();
+    assert!(looked_at.is_some());
+    let mut client = UnixStream::connect(&socket).unwrap();
+    client.write_all(b"{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"reactors\"}\n").unwrap();
+    assert_eq!(client.read(&mut [0; 64]).unwrap_or(0), 0, "it answers nothing any more");
+    while control.is_alive() {
+        std::thread::yield_now();
+    }
+    (0..2).for_each(|_| look(&mut running, &mut looked_at).unwrap());
+    let report = running.stop(End::Stop, &signals);
+    assert_eq!(report.problems.len(), 1);
+    assert!(report.problems[0].contains("the control thread has died"), "{:?}", report.problems);
 }
 
 /// A block device that can grow once.
