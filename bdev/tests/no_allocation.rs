@@ -3,40 +3,15 @@
 
 mod common;
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
 use std::sync::Arc;
 use std::time::Duration;
 
+use allocation_counter::measure;
 use common::{Bench, Disks, Request, disk_dir};
 use spinblk_bdev::{Bdev, Delay, Direct, Faulty, IoError, Moved, Op, Rule};
 
 const SIZE_BYTES: u64 = 16 << 20;
 const DEPTH: usize = 32;
-
-struct Counting;
-
-thread_local! {
-    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
-}
-
-// SAFETY: everything is passed on to the system's allocator unchanged; the counter is a plain cell without a
-// destructor, which allocates nothing.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.with(|count| count.set(count.get() + 1));
-        // SAFETY: our caller's contract is the system allocator's.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
-        // SAFETY: as above.
-        unsafe { System.dealloc(ptr, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 /// Every module, those that strike striking half of the I/Os, and a stack of three.
 fn disks(make: &mut Disks) -> Vec<Arc<dyn Bdev>> {
@@ -80,29 +55,33 @@ fn requests() -> Vec<Request> {
     transfers.chain(others.map(|op| Request::new(op, 0, 2 << 20))).collect()
 }
 
+/// Does all of them, each at full depth, and sees that they end as they should.
+fn serve(disk: &dyn Bdev, bench: &mut Bench, requests: &[Request]) {
+    for request in requests {
+        for tag in 0..DEPTH as u32 {
+            bench.submit(tag, request);
+        }
+        bench.drain();
+        for completion in &bench.done {
+            let (caps, name) = (disk.info().caps, &disk.info().name);
+            let error = match request.op {
+                Op::Discard if !caps.discard => Some(IoError::Unsupported),
+                Op::WriteZeroes { .. } if !caps.write_zeroes => Some(IoError::Unsupported),
+                _ if disk.kind() == "error" => completion.result.err(),
+                _ => None,
+            };
+            assert_eq!(completion.result.err(), error, "{name}: {request:?}");
+        }
+        bench.forget_done();
+    }
+}
+
 #[test]
 fn an_open_channel_allocates_nothing() {
     let (mut make, requests) = (Disks::new(&|_, below| below), requests());
     for disk in disks(&mut make) {
         let mut bench = Bench::new(disk.as_ref(), DEPTH);
-        let before = ALLOCATIONS.get();
-        for request in &requests {
-            for tag in 0..DEPTH as u32 {
-                bench.submit(tag, request);
-            }
-            bench.drain();
-            for completion in &bench.done {
-                let (caps, name) = (disk.info().caps, &disk.info().name);
-                let error = match request.op {
-                    Op::Discard if !caps.discard => Some(IoError::Unsupported),
-                    Op::WriteZeroes { .. } if !caps.write_zeroes => Some(IoError::Unsupported),
-                    _ if disk.kind() == "error" => completion.result.err(),
-                    _ => None,
-                };
-                assert_eq!(completion.result.err(), error, "{name}: {request:?}");
-            }
-            bench.forget_done();
-        }
-        assert_eq!(ALLOCATIONS.get() - before, 0, "{}", disk.info().name);
+        let allocated = measure(|| serve(disk.as_ref(), &mut bench, &requests));
+        assert_eq!(allocated.count_total, 0, "{}", disk.info().name);
     }
 }

@@ -2,38 +2,9 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
-
+use allocation_counter::measure;
 use spinblk_bdev::{Null, NullReads};
 use spinblk_virtio::testing::{Buffer, Driver, Rig, header};
-
-struct Counting;
-
-thread_local! {
-    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
-}
-
-// SAFETY: hands everything to the system allocator; the counter is a thread-local without a destructor, so that touching
-// it allocates nothing.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.with(|count| count.set(count.get() + 1));
-        // SAFETY: our caller's contract is the system allocator's.
-        unsafe { System.alloc(layout) }
-    }
-    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
-        // SAFETY: as above.
-        unsafe { System.dealloc(ptr, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
-fn allocations() -> u64 {
-    ALLOCATIONS.with(Cell::get)
-}
 
 #[test]
 fn a_hundred_thousand_requests_allocate_nothing() {
@@ -60,26 +31,25 @@ fn a_hundred_thousand_requests_allocate_nothing() {
     rig.drain();
     let mut served = 0u64;
     let mut index = 256u16;
-    let before = allocations();
-    while served < 100_000 {
-        index = index.wrapping_add(DEPTH as u16);
-        rig.driver.set_avail_index(index);
-        for _ in 0..4 {
-            rig.poll();
+    let allocated = measure(|| {
+        while served < 100_000 {
+            index = index.wrapping_add(DEPTH as u16);
+            rig.driver.set_avail_index(index);
+            for _ in 0..4 {
+                rig.poll();
+            }
+            served += DEPTH as u64;
         }
-        served += DEPTH as u64;
-    }
-    let allocated = allocations() - before;
+    });
     assert!(rig.queue.is_quiet());
     assert_eq!(rig.queue.state().avail, index);
     assert!(rig.board.snapshot().requests >= 100_000);
-    assert_eq!(allocated, 0, "allocations in {served} requests");
+    assert_eq!(allocated.count_total, 0, "allocations in {served} requests");
 }
 
 /// The counter counts: without this the test above could not fail.
 #[test]
 fn the_counter_sees_allocations() {
-    let before = allocations();
-    drop(std::hint::black_box(vec![1u8; 100]));
-    assert_eq!(allocations() - before, 1);
+    let allocated = measure(|| drop(std::hint::black_box(vec![1u8; 100])));
+    assert_eq!(allocated.count_total, 1);
 }
