@@ -92,6 +92,15 @@ pub fn seconds(value: f64) -> Result<Duration, Error> {
     Duration::try_from_secs_f64(value).map_err(|e| Error::Argument(format!("--seconds {value}: {e}")))
 }
 
+/// Two cores as an argument: `0,1`.
+///
+/// # Errors
+/// What is wanted instead.
+pub fn two_cores(value: &str) -> Result<[usize; 2], String> {
+    let cores: Option<Vec<usize>> = value.split(',').map(|core| core.parse().ok()).collect();
+    cores.and_then(|cores| cores.try_into().ok()).ok_or_else(|| "two cores are wanted, such as 0,1".into())
+}
+
 /// Keeps the calling thread on `core`.
 ///
 /// # Errors
@@ -138,6 +147,14 @@ mod tests {
         assert_eq!(Spread::of(vec![3.0, 1.0, 2.0]), Spread { median: 2.0, min: 1.0, max: 3.0 });
         assert_eq!(format!("{:.0}", Spread::of(vec![3.0, 1.0])), "3 (1-3)");
         assert!(Spread::of(Vec::new()).median.is_nan());
+    }
+
+    #[test]
+    fn cores_come_in_twos() {
+        assert_eq!(two_cores("0,12"), Ok([0, 12]));
+        for bad in ["", "0", "0,1,2", "0,x", "0,"] {
+            assert!(two_cores(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

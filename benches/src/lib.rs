@@ -30,7 +30,7 @@ pub use bare_ring::{Load, Measured, Traffic, bare_ring};
 pub use device::{Device, null_disk, open_queue};
 pub use driver::Driver;
 pub use error::Error;
-pub use harness::{Spread, interleaved, main_with, ns_per, ns_per_for, pin, print_json, seconds};
+pub use harness::{Spread, interleaved, main_with, ns_per, ns_per_for, pin, print_json, seconds, two_cores};
 pub use layout::{CHAINS, Shape};
 pub use stack::{DEPTH, Stack};
 pub use xts::{Direction, KEY_BYTES, Xts};

@@ -15,7 +15,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use spinblk_benches::{Error, Load, Traffic, bare_ring, main_with, print_json, seconds};
+use spinblk_benches::{Error, Load, Traffic, bare_ring, main_with, print_json, seconds, two_cores};
 
 const DEPTHS: [u16; 4] = [1, 4, 32, 128];
 const REPEATS: usize = 9;
@@ -24,8 +24,8 @@ const REPEATS: usize = 9;
 #[command(about = "A split ring's memory traffic between two cores: the physical reference")]
 struct Args {
     /// The driver's core and the device's
-    #[arg(long, value_delimiter = ',', num_args = 1, default_value = "0,1")]
-    cores: Vec<usize>,
+    #[arg(long, value_parser = two_cores, default_value = "0,1")]
+    cores: [usize; 2],
     /// How long each measurement takes
     #[arg(long, default_value_t = 0.2)]
     seconds: f64,
@@ -49,9 +49,7 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> Result<(), Error> {
-    let [driver, device] = args.cores[..] else {
-        return Err(Error::Argument("--cores: two cores are wanted, such as 0,1".into()));
-    };
+    let [driver, device] = args.cores;
     let time = seconds(args.seconds)?;
     if args.json {
         return print_json(&bare_ring(

@@ -17,6 +17,7 @@ use serde::Serialize;
 use spinblk_bdev::Bdev;
 use spinblk_benches::{
     CHAINS, Driver, Error, Shape, Spread, main_with, null_disk, open_queue, pin, print_json, seconds,
+    two_cores,
 };
 use spinblk_reactor::{Config, Handle};
 
@@ -28,8 +29,8 @@ const WARM_UP: Duration = Duration::from_millis(100);
 #[command(about = "What idle queues cost a busy one")]
 struct Args {
     /// The driver's core and the reactor's
-    #[arg(long, value_delimiter = ',', num_args = 1, default_value = "0,1")]
-    cores: Vec<usize>,
+    #[arg(long, value_parser = two_cores, default_value = "0,1")]
+    cores: [usize; 2],
     /// Requests in flight on the busy queue
     #[arg(long, value_delimiter = ',', num_args = 1, default_value = "1,32,128")]
     depths: Vec<u16>,
@@ -65,9 +66,7 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> Result<(), Error> {
-    let [client, reactor] = args.cores[..] else {
-        return Err(Error::Argument("--cores: two cores are wanted, such as 0,1".into()));
-    };
+    let [client, reactor] = args.cores;
     if let Some(depth) = args.depths.iter().find(|depth| !(1..=CHAINS).contains(*depth)) {
         return Err(Error::Argument(format!("--depths {depth}: 1 to {CHAINS} can be in flight")));
     }

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32, AtomicU64, O
 use std::time::Instant;
 
 use clap::Parser;
-use spinblk_benches::{Error, Spread, main_with, pin};
+use spinblk_benches::{Error, Spread, main_with, pin, two_cores};
 
 /// Entries of either ring.
 const ENTRIES: usize = 4;
@@ -30,8 +30,8 @@ const USED: u64 = 1 << (48 + 15);
 #[command(about = "A split ring's lines against a packed ring's, one request at a time")]
 struct Args {
     /// The driver's core and the device's
-    #[arg(long, value_delimiter = ',', num_args = 1, default_value = "0,1")]
-    cores: Vec<usize>,
+    #[arg(long, value_parser = two_cores, default_value = "0,1")]
+    cores: [usize; 2],
 }
 
 /// A part of shared memory, on cache lines of its own.
@@ -163,10 +163,7 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> Result<(), Error> {
-    let [driver, device] = args.cores[..] else {
-        return Err(Error::Argument("--cores: two cores are wanted, such as 0,1".into()));
-    };
-    let cores = [driver, device];
+    let cores @ [driver, device] = args.cores;
     let (mut split, mut packed) = (Vec::new(), Vec::new());
     for _ in 0..REPEATS {
         let mut next = 0;

@@ -17,14 +17,16 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 use serde::Serialize;
 use spinblk_bdev::Bdev;
-use spinblk_benches::{Device, Driver, Error, Shape, Spread, main_with, null_disk, pin, print_json, seconds};
+use spinblk_benches::{
+    Device, Driver, Error, Shape, Spread, main_with, null_disk, pin, print_json, seconds, two_cores,
+};
 
 #[derive(Parser)]
 #[command(about = "What a second reactor adds to a disk")]
 struct Args {
     /// The two cores
-    #[arg(long, value_delimiter = ',', num_args = 1, default_value = "0,1")]
-    cores: Vec<usize>,
+    #[arg(long, value_parser = two_cores, default_value = "0,1")]
+    cores: [usize; 2],
     /// Requests together
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=128))]
     depth: u16,
@@ -56,9 +58,7 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> Result<(), Error> {
-    let [first, second] = args.cores[..] else {
-        return Err(Error::Argument("--cores: two cores are wanted, such as 0,1".into()));
-    };
+    let [first, second] = args.cores;
     let time = seconds(args.seconds)?;
     let disk = null_disk()?;
     let cases: [&[usize]; 3] = [&[first], &[second], &[first, second]];
