@@ -24,6 +24,7 @@ use spinblk_reactor::{Handle, Hugepages, off_reactor_cores};
 use spinblk_virtio::blk::{CAPACITY_BYTES, Device as BlkDevice, DeviceOptions};
 use tracing::{debug, info, warn};
 
+use crate::control::check_name;
 use crate::error::detach_hint;
 use crate::log::{Claim, DeviceLog, Identity};
 use crate::queue::{Events, Queue};
@@ -332,6 +333,7 @@ impl Export {
     /// Makes the device and sets it up, or opens the one that is on the bus already.
     fn create(&mut self, blk: &BlkDevice) -> Result<Made, Error> {
         let (name, state_dir) = (&self.config.name, &self.config.state_dir);
+        check_name(name)?;
         self.claim = match self.config.resume {
             true => Some(Claim::make(state_dir, name)?),
             false => Claim::find(state_dir, name)?,
