@@ -2,14 +2,18 @@
 //! flight.
 //!
 //! ```text
-//!   log ──recover──► pending chains ──┐
-//!                                     ├──► walk, advance: noted as taken ──► push_used: noted as returning
-//!   ring, behind those ───────────────┘                                  └─► publish: noted as returned
+//!   ring ──► usual, walk ──► request ──┬─ done at once ──► answer: not noted          ─┐
+//!                                      └─ goes on ──► keep: noted ─► push_used: noted ─┴─► shown, settled
+//!
+//!   log ──recover──► pending chains ──► Past ──► walk ──► request ──┬─ done at once ──► push_used: noted
+//!                                                                   └─ goes on ──► keep: is noted already
 //! ```
 //! Contract:
 //! - Chains of the past come before new ones, in the order in which they were taken, by the long road; they are in the log
-//!   already. While one is left, the ring shows no new chain, so that a queue that takes nothing new can finish them.
-//! - The log is written before what it tells of can be seen: `advance` comes before a request is started.
+//!   already. While one is left the ring is served through [`Past`], which shows no new chain, so that a queue that takes
+//!   nothing new can finish them.
+//! - What was returned is shown and the log settled before new chains are looked at, and again before a chain is noted
+//!   behind others that were answered.
 //!
 //! A queue without a log does not go through here and pays nothing.
 
@@ -45,14 +49,23 @@ pub(crate) trait Log {
     /// What the log calls a chain of the past.
     fn mark(saved: &Self::Saved) -> u16;
 
-    /// Notes the next chain, which the ring still shows; returns what the log calls it.
-    fn taken(&mut self, ring: &Self::Ring, head: Head) -> u16;
+    /// Whether the driver has been shown all that was returned, and the log says so.
+    fn is_settled(&self, ring: &Self::Ring) -> bool;
 
-    /// Notes that a chain goes into the batch.
+    /// Shows the driver all that was returned and notes that.
+    fn settle(&mut self, ring: &mut Self::Ring);
+
+    /// As [`Ring::answer`]; the log is settled, but for other chains that were answered.
+    fn answer(&mut self, ring: &mut Self::Ring, head: Head, written_bytes: u32);
+
+    /// As [`Ring::keep`]; the log is settled.
+    fn keep(&mut self, ring: &mut Self::Ring, head: Head) -> u16;
+
+    /// Notes that a chain that was kept goes into the batch.
     fn returning(&mut self, mark: u16);
 
-    /// Shows the driver the batch and notes that; whether it wants an interrupt.
-    fn publish(&mut self, ring: &mut Self::Ring) -> bool;
+    /// Whether the driver wants an interrupt for what it has been shown since this was asked last.
+    fn notify(ring: &mut Self::Ring) -> bool;
 }
 
 /// A ring and its log.
@@ -61,9 +74,10 @@ pub(crate) struct Logged<L: Log> {
     log: L,
     /// Chains of the past that are still to be started, the next one last.
     pending: Vec<L::Saved>,
-    /// The last `look` found some of them.
-    recovers: bool,
 }
+
+/// The chains of the past of a ring and its log.
+pub(crate) struct Past<'a, L: Log>(&'a mut Logged<L>);
 
 impl<L: Log> Logged<L> {
     /// Joins a ring that has not been looked at yet to its log, and does what the log says.
@@ -73,7 +87,7 @@ impl<L: Log> Logged<L> {
     pub(crate) fn new(mut ring: L::Ring, mut log: L) -> Result<Self, InFlightError> {
         let mut pending = log.recover(&mut ring)?;
         pending.reverse();
-        Ok(Self { ring, log, pending, recovers: false })
+        Ok(Self { ring, log, pending })
     }
 
     pub(crate) fn ring(&self) -> &L::Ring {
@@ -85,9 +99,22 @@ impl<L: Log> Logged<L> {
         self.pending.len()
     }
 
+    /// What is to be served instead of the ring while there are some.
+    pub(crate) fn past(&mut self) -> Option<Past<'_, L>> {
+        (!self.pending.is_empty()).then_some(Past(self))
+    }
+
     #[inline]
     pub(crate) fn publish(&mut self) -> bool {
-        self.log.publish(&mut self.ring)
+        self.settle();
+        L::notify(&mut self.ring)
+    }
+
+    #[inline]
+    fn settle(&mut self) {
+        if !self.log.is_settled(&self.ring) {
+            self.log.settle(&mut self.ring);
+        }
     }
 }
 
@@ -98,41 +125,81 @@ impl<L: Log> Ring for Logged<L> {
 
     #[inline]
     fn look(&mut self) -> Result<bool, QueueError> {
-        self.recovers = !self.pending.is_empty();
-        if self.recovers { Ok(true) } else { self.ring.look() }
+        self.settle();
+        self.ring.look()
     }
 
     #[inline]
     fn has_next(&self) -> bool {
-        if self.recovers { !self.pending.is_empty() } else { self.ring.has_next() }
+        self.ring.has_next()
     }
 
-    #[inline]
+    #[inline(always)]
     fn usual(&self, memory: &CoreMemory) -> Option<(Head, [Buffer; 3])> {
-        if self.recovers { None } else { self.ring.usual(memory) }
+        self.ring.usual(memory)
     }
 
     fn walk(&self, memory: &mut CoreMemory, chain: &mut Chain) -> Option<Header> {
-        match self.pending.last() {
-            Some(saved) => L::walk(&self.ring, saved, memory, chain),
-            None => self.ring.walk(memory, chain),
-        }
+        self.ring.walk(memory, chain)
     }
 
     #[inline]
-    fn advance(&mut self, head: Head, mark: &mut u16) {
-        if let Some(saved) = self.pending.pop() {
-            *mark = L::mark(&saved);
-        } else {
-            *mark = self.log.taken(&self.ring, head);
-            self.ring.advance(head, mark);
-        }
+    fn answer(&mut self, head: Head, written_bytes: u32) {
+        self.log.answer(&mut self.ring, head, written_bytes);
+    }
+
+    #[inline]
+    fn keep(&mut self, head: Head) -> u16 {
+        self.settle();
+        self.log.keep(&mut self.ring, head)
     }
 
     #[inline]
     fn push_used(&mut self, head: Head, mark: u16, written_bytes: u32) {
         self.log.returning(mark);
         self.ring.push_used(head, mark, written_bytes);
+    }
+}
+
+impl<L: Log> Past<'_, L> {
+    /// What the log calls the next chain, which is there (`has_next`).
+    fn take(&mut self) -> u16 {
+        self.0.pending.pop().map_or(0, |saved| L::mark(&saved))
+    }
+}
+
+impl<L: Log> Ring for Past<'_, L> {
+    fn position(&self) -> u16 {
+        self.0.ring.position()
+    }
+
+    fn look(&mut self) -> Result<bool, QueueError> {
+        Ok(self.has_next())
+    }
+
+    fn has_next(&self) -> bool {
+        !self.0.pending.is_empty()
+    }
+
+    fn usual(&self, _: &CoreMemory) -> Option<(Head, [Buffer; 3])> {
+        None
+    }
+
+    fn walk(&self, memory: &mut CoreMemory, chain: &mut Chain) -> Option<Header> {
+        L::walk(&self.0.ring, self.0.pending.last()?, memory, chain)
+    }
+
+    fn answer(&mut self, head: Head, written_bytes: u32) {
+        let mark = self.take();
+        self.push_used(head, mark, written_bytes);
+    }
+
+    fn keep(&mut self, _: Head) -> u16 {
+        self.take()
+    }
+
+    fn push_used(&mut self, head: Head, mark: u16, written_bytes: u32) {
+        self.0.push_used(head, mark, written_bytes);
     }
 }
 
@@ -156,9 +223,28 @@ impl Log for SplitLog {
     }
 
     #[inline]
-    fn taken(&mut self, _: &SplitQueue, head: Head) -> u16 {
-        SplitLog::taken(self, head.id);
-        head.id
+    fn is_settled(&self, ring: &SplitQueue) -> bool {
+        ring.state().used == self.used_idx()
+    }
+
+    #[inline]
+    fn settle(&mut self, ring: &mut SplitQueue) {
+        let used = ring.state().used;
+        self.publishing(used);
+        ring.show();
+        self.returned(used);
+    }
+
+    #[inline]
+    fn answer(&mut self, ring: &mut SplitQueue, head: Head, written_bytes: u32) {
+        self.answered(head.id);
+        ring.answer(head, written_bytes);
+    }
+
+    #[inline]
+    fn keep(&mut self, ring: &mut SplitQueue, head: Head) -> u16 {
+        self.taken(head.id);
+        ring.keep(head)
     }
 
     #[inline]
@@ -167,10 +253,8 @@ impl Log for SplitLog {
     }
 
     #[inline]
-    fn publish(&mut self, ring: &mut SplitQueue) -> bool {
-        let wants_interrupt = ring.publish();
-        self.returned(ring.state().used);
-        wants_interrupt
+    fn notify(ring: &mut SplitQueue) -> bool {
+        ring.notify()
     }
 }
 
@@ -200,9 +284,31 @@ impl Log for PackedLog {
     }
 
     #[inline]
-    fn taken(&mut self, ring: &PackedQueue, head: Head) -> u16 {
+    fn is_settled(&self, ring: &PackedQueue) -> bool {
+        ring.used() == self.settled()
+    }
+
+    #[inline]
+    fn settle(&mut self, ring: &mut PackedQueue) {
+        if ring.has_unshown() {
+            self.publishing(ring.used());
+            ring.show();
+        }
+        self.returned();
+    }
+
+    #[inline]
+    fn answer(&mut self, ring: &mut PackedQueue, head: Head, written_bytes: u32) {
+        self.answering(ring.used_after(head));
+        ring.answer_and_show(head, written_bytes);
+    }
+
+    #[inline]
+    fn keep(&mut self, ring: &mut PackedQueue, head: Head) -> u16 {
         // No room: the driver offers places again that it was not given back, and loses track of its own requests only.
-        PackedLog::taken(self, ring.descriptors(head.places)).unwrap_or(u16::MAX)
+        let slot = self.taken(ring.descriptors(head.places)).unwrap_or(u16::MAX);
+        ring.keep(head);
+        slot
     }
 
     #[inline]
@@ -211,10 +317,7 @@ impl Log for PackedLog {
     }
 
     #[inline]
-    fn publish(&mut self, ring: &mut PackedQueue) -> bool {
-        self.publishing();
-        let wants_interrupt = ring.publish();
-        self.returned();
-        wants_interrupt
+    fn notify(ring: &mut PackedQueue) -> bool {
+        ring.notify()
     }
 }

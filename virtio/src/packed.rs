@@ -42,23 +42,23 @@ const EVENT_BYTES: u64 = 4;
 const MAX_ENTRIES: u16 = 1 << 15;
 
 /// A place in the ring, and the wrap counter that it goes with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Place {
-    index: u16,
-    wrap: bool,
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) index: u16,
+    pub(crate) wrap: bool,
 }
 
 impl Place {
-    fn from_state(state: u16) -> Self {
+    pub(crate) fn from_state(state: u16) -> Self {
         Self { index: state & !RingState::WRAP, wrap: state & RingState::WRAP != 0 }
     }
 
-    fn state(self) -> u16 {
+    pub(crate) fn state(self) -> u16 {
         self.index | if self.wrap { RingState::WRAP } else { 0 }
     }
 
     #[inline]
-    fn advanced(self, places: u16, size: u16) -> Self {
+    pub(crate) fn advanced(self, places: u16, size: u16) -> Self {
         // Both are at most 32768: neither sum nor difference overflows.
         let index = u32::from(self.index) + u32::from(places);
         match index.checked_sub(size.into()) {
@@ -90,6 +90,8 @@ pub(crate) struct PackedQueue {
     /// Next used descriptor to write.
     used: Place,
     /// Where the batch began that the driver has not been shown.
+    shown: Place,
+    /// Up to where it was asked whether it wants an interrupt.
     published: Place,
     /// The batch's first used descriptor (its second half), which is written last.
     first_used: u64,
@@ -118,6 +120,7 @@ impl PackedQueue {
             event_idx,
             avail,
             used,
+            shown: used,
             published: used,
             first_used: 0,
         };
@@ -143,7 +146,7 @@ impl PackedQueue {
     /// first one that it is shown now, so they are made available again.
     pub(crate) fn go_on_at(&mut self, state: RingState) {
         (self.avail, self.used) = (Place::from_state(state.avail), Place::from_state(state.used));
-        self.published = self.used;
+        (self.shown, self.published) = (self.used, self.used);
         let mut place = self.used;
         while place != self.avail {
             let available = if place.wrap { AVAIL } else { USED };
@@ -188,15 +191,56 @@ impl PackedQueue {
         (self.flags(self.avail.index).as_ptr(), (AVAIL | USED).to_le(), available.to_le())
     }
 
+    /// Where the next used descriptor goes.
+    #[inline]
+    pub(crate) fn used(&self) -> Place {
+        self.used
+    }
+
     #[inline]
     pub(crate) fn has_unpublished(&self) -> bool {
         self.used != self.published
     }
 
+    /// Whether used descriptors wait for the batch's first one.
+    #[inline]
+    pub(crate) fn has_unshown(&self) -> bool {
+        self.used != self.shown
+    }
+
     #[inline]
     pub(crate) fn publish(&mut self) -> bool {
+        self.show();
+        self.notify()
+    }
+
+    /// Shows the driver the batch.
+    #[inline]
+    pub(crate) fn show(&mut self) {
+        self.used_half(self.shown.index).store(self.first_used, Ordering::Release);
+        self.shown = self.used;
+    }
+
+    /// Where the next used descriptor goes when the next chain is answered.
+    #[inline]
+    pub(crate) fn used_after(&self, head: Head) -> Place {
+        self.used.advanced(head.places, self.size)
+    }
+
+    /// Takes the next chain and shows it to the driver at once, with nothing else. Nothing may be unshown.
+    #[inline]
+    pub(crate) fn answer_and_show(&mut self, head: Head, written_bytes: u32) {
+        let word = self.used_descriptor(head, written_bytes);
+        self.used_half(self.used.index).store(word, Ordering::Release);
+        self.keep(head);
+        self.used = self.used_after(head);
+        self.shown = self.used;
+    }
+
+    /// Whether the driver wants an interrupt for what it has been shown since this was asked last.
+    #[inline]
+    pub(crate) fn notify(&mut self) -> bool {
         let (old, new) = (self.published, self.used);
-        self.used_half(old.index).store(self.first_used, Ordering::Release);
         self.published = new;
         // See the table at the head of this module.
         fence(Ordering::SeqCst);
@@ -209,6 +253,16 @@ impl PackedQueue {
             }
             _ => false,
         }
+    }
+
+    /// Length, id and flags of the next used descriptor.
+    #[inline]
+    fn used_descriptor(&self, head: Head, written_bytes: u32) -> u64 {
+        let mut flags = if self.used.wrap { AVAIL | USED } else { 0 };
+        if written_bytes > 0 {
+            flags |= Descriptor::WRITE;
+        }
+        (u64::from(written_bytes) | u64::from(head.id) << 32 | u64::from(flags) << 48).to_le()
     }
 
     fn suppress_kicks(&self) {
@@ -286,24 +340,27 @@ impl Ring for PackedQueue {
     }
 
     #[inline]
-    fn advance(&mut self, head: Head, _: &mut u16) {
+    fn answer(&mut self, head: Head, written_bytes: u32) {
+        let mark = self.keep(head);
+        self.push_used(head, mark, written_bytes);
+    }
+
+    #[inline]
+    fn keep(&mut self, head: Head) -> u16 {
         self.avail = self.avail.advanced(head.places, self.size);
+        head.id
     }
 
     #[inline]
     fn push_used(&mut self, head: Head, _: u16, written_bytes: u32) {
-        let mut flags = if self.used.wrap { AVAIL | USED } else { 0 };
-        if written_bytes > 0 {
-            flags |= Descriptor::WRITE;
-        }
-        let word = (u64::from(written_bytes) | u64::from(head.id) << 32 | u64::from(flags) << 48).to_le();
-        if self.has_unpublished() {
+        let word = self.used_descriptor(head, written_bytes);
+        if self.has_unshown() {
             // Relaxed: the driver sees it after the batch's first one, which is released.
             self.used_half(self.used.index).store(word, Ordering::Relaxed);
         } else {
             self.first_used = word;
         }
-        self.used = self.used.advanced(head.places, self.size);
+        self.used = self.used_after(head);
     }
 }
 

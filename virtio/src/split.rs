@@ -45,7 +45,7 @@ pub(crate) struct SplitQueue {
     seen_avail: u16,
     /// Next used entry to write.
     next_used: u16,
-    /// used.idx as the driver sees it.
+    /// Up to where the driver was asked whether it wants an interrupt.
     published_used: u16,
     /// What avail_event was last set to.
     avail_event: u16,
@@ -114,8 +114,20 @@ impl SplitQueue {
 
     #[inline]
     pub(crate) fn publish(&mut self) -> bool {
+        self.show();
+        self.notify()
+    }
+
+    /// Shows the driver all that was returned.
+    #[inline]
+    pub(crate) fn show(&mut self) {
+        self.used_word(1).store(self.next_used.to_le(), Ordering::Release);
+    }
+
+    /// Whether the driver wants an interrupt for what it has been shown since this was asked last.
+    #[inline]
+    pub(crate) fn notify(&mut self) -> bool {
         let (old, new) = (self.published_used, self.next_used);
-        self.used_word(1).store(new.to_le(), Ordering::Release);
         self.published_used = new;
         self.keep_kicks_suppressed();
         // See the table at the head of this module.
@@ -222,8 +234,15 @@ impl Ring for SplitQueue {
     }
 
     #[inline]
-    fn advance(&mut self, head: Head, _: &mut u16) {
+    fn answer(&mut self, head: Head, written_bytes: u32) {
+        let mark = self.keep(head);
+        self.push_used(head, mark, written_bytes);
+    }
+
+    #[inline]
+    fn keep(&mut self, head: Head) -> u16 {
         self.next_avail = self.next_avail.wrapping_add(head.places);
+        head.id
     }
 
     #[inline]

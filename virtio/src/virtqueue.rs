@@ -3,8 +3,9 @@
 //! ```text
 //!                        split (2.7)                      packed (2.8)
 //!   look, has_next       avail.idx                        flags of the next descriptor
-//!   walk, advance        avail entry ─► descriptor table  descriptors in ring order
-//!   push_used, publish   used entries, then used.idx      used descriptors, the first one's flags last
+//!   walk                 avail entry ─► descriptor table  descriptors in ring order
+//!   answer, push_used    used entries                     used descriptors
+//!   publish              used.idx                         the first one's flags, last
 //! ```
 //! Whoever serves a ring is generic over [`Ring`] and chooses once per poll which of the two it is.
 
@@ -27,8 +28,9 @@ pub(crate) struct Head {
     pub(crate) places: u16,
 }
 
-/// The hot side of a ring. Work is done in batches: `look` once per poll, then `usual` or `walk`, and `advance`, for each chain;
-/// `push_used` for each finished one, then [`Virtqueue::publish`] once.
+/// The hot side of a ring. Work is done in batches: `look` once per poll, then for each chain `usual` or `walk`, and when
+/// its request was started, `answer` if it is done and `keep` if not; `push_used` for each that was kept and is done; then
+/// [`Virtqueue::publish`] once.
 pub(crate) trait Ring {
     /// Whether a chain waits; one cache line when none does.
     ///
@@ -40,18 +42,23 @@ pub(crate) trait Ring {
     fn has_next(&self) -> bool;
 
     /// The buffers of the next chain if it has the usual form of three descriptors: readable, either, writable. The chain
-    /// stays in the ring until [`advance`](Self::advance).
+    /// stays in the ring until it is answered or kept.
     fn usual(&self, memory: &CoreMemory) -> Option<(Head, [Buffer; 3])>;
 
-    /// Translates the next chain, whatever its form, which stays in the ring until [`advance`](Self::advance). `None` when it
-    /// is faulty or has no header or status: [`Chain::fault`] and [`Chain::is_broken`] say more.
+    /// Translates the next chain, whatever its form, which stays in the ring likewise. `None` when it is faulty or has no
+    /// header or status: [`Chain::fault`] and [`Chain::is_broken`] say more.
     fn walk(&self, memory: &mut CoreMemory, chain: &mut Chain) -> Option<Header>;
 
-    /// Takes the chain that was shown, before its request is started. A ring with a log leaves in `mark` what that calls it.
-    fn advance(&mut self, head: Head, mark: &mut u16);
+    /// Takes the next chain and returns it: its request is done already. The driver sees it after [`Virtqueue::publish`] at
+    /// the latest.
+    fn answer(&mut self, head: Head, written_bytes: u32);
 
-    /// Returns a chain; the driver sees it after [`Virtqueue::publish`]. A driver that offers a chain again before it was
-    /// returned can lose entries, its own only.
+    /// Takes the next chain, whose request goes on. Returns what the ring's log calls it; nothing that means anything without
+    /// a log.
+    fn keep(&mut self, head: Head) -> u16;
+
+    /// Returns a chain that was kept; the driver sees it after [`Virtqueue::publish`] at the latest. A driver that offers a
+    /// chain again before it was returned can lose entries, its own only.
     fn push_used(&mut self, head: Head, mark: u16, written_bytes: u32);
 
     /// Where the next chain stands, for messages.

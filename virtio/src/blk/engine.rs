@@ -14,6 +14,7 @@ use super::slot::Slot;
 use super::usual::Usual;
 use crate::QueueError;
 use crate::chain::{Chain, ChainFault};
+use crate::logged::{Log, Logged};
 use crate::memory::CoreMemory;
 use crate::virtqueue::Ring;
 
@@ -136,28 +137,26 @@ impl Engine {
             let usual = ring.usual(&self.memory).filter(|_| !self.parking.is_open());
             let usual =
                 usual.and_then(|(head, buffers)| Some((head, Usual::read(&mut self.memory, buffers)?)));
-            let (what, done) = if let Some((head, usual)) = usual {
-                slot.head = head;
-                // A log has to know of a request before it begins.
-                ring.advance(head, &mut slot.mark);
-                (usual.what(), slot.start_usual(usual, index, &mut *self.channel, &mut core.ring))
+            let (head, what, done) = if let Some((head, usual)) = usual {
+                (head, usual.what(), slot.start_usual(usual, index, &mut *self.channel, &mut core.ring))
             } else {
                 let header = ring.walk(&mut self.memory, &mut slot.chain);
                 if let Some(stop) = self.parking.judge(&slot.chain, ring.position()) {
                     return Taken { requests, stop: Some(stop) };
                 }
-                ring.advance(slot.chain.head(), &mut slot.mark);
                 let done = slot.start(header, index, &mut *self.channel, &self.serial, &mut core.ring);
-                (slot.what, done)
+                (slot.chain.head(), slot.what, done)
             };
             match done {
                 Some(result) => {
-                    let ok = slot.finish(result, ring);
+                    let ok = result.is_ok();
+                    ring.answer(head, slot.finish(result));
                     if !self.account.joins(what, ok) {
                         self.account.begin(what, ok, requests);
                     }
                 }
                 None => {
+                    (slot.head, slot.mark) = (head, ring.keep(head));
                     (slot.what, slot.passed) = (what, Passed::now(core, requests));
                     self.free.pop();
                     self.in_flight += 1;
@@ -169,10 +168,13 @@ impl Engine {
         Taken { requests, stop: None }
     }
 
-    /// As `take`, out of the way of queues without a log.
+    /// As `take`, out of the way of queues without a log; chains of the past come before new ones.
     #[inline(never)]
-    pub(super) fn take_logged<R: Ring>(&mut self, ring: &mut R, core: &mut Core) -> Taken {
-        self.take(ring, core)
+    pub(super) fn take_logged<L: Log>(&mut self, ring: &mut Logged<L>, core: &mut Core) -> Taken {
+        match ring.past() {
+            Some(mut past) => self.take(&mut past, core),
+            None => self.take(ring, core),
+        }
     }
 
     /// As `reap`, likewise.
@@ -195,7 +197,8 @@ impl Engine {
         self.uncounted_polls = self.uncounted_polls.saturating_add(1);
         for Completion { tag, result } in self.done.drain(..) {
             let slot = &self.slots[tag as usize];
-            let ok = slot.finish(result, ring);
+            let ok = result.is_ok();
+            ring.push_used(slot.head, slot.mark, slot.finish(result));
             self.account.later(slot.what, ok, &slot.passed, completed);
             self.free.push(tag as u16);
             self.in_flight -= 1;

@@ -8,13 +8,13 @@ use super::account::{Passed, What};
 use super::request::{Action, Status, parse};
 use super::usual::Usual;
 use crate::chain::{Chain, Header};
-use crate::virtqueue::{self, Head};
+use crate::virtqueue::Head;
 
 /// One request. What most requests touch comes first, with the first segment of the chain next to it.
 #[repr(C)]
 pub(super) struct Slot {
+    /// Its chain, and what the ring's log calls that: while it is in flight.
     pub(super) head: Head,
-    /// What a log calls it; means nothing without one.
     pub(super) mark: u16,
     /// Where the status goes; null if there is no place for it.
     status: *mut u8,
@@ -79,7 +79,6 @@ impl Slot {
         ring: &mut Ring,
     ) -> Option<IoResult> {
         let chain = &self.chain;
-        self.head = chain.head();
         self.status = chain.status();
         self.what = What { kind: OpKind::Other, bytes: 0, offset_bytes: 0 };
         self.written_bytes = [chain.lone_status_bytes(); 2];
@@ -110,19 +109,17 @@ impl Slot {
         }
     }
 
-    /// Writes the status byte and the used entry; the driver sees them when the batch is published. Whether it succeeded.
+    /// Writes the status byte; says how many bytes count as written.
     #[inline(always)]
-    pub(super) fn finish<R: virtqueue::Ring>(&self, result: IoResult, ring: &mut R) -> bool {
+    pub(super) fn finish(&self, result: IoResult) -> u32 {
         let Err(error) = result else {
             // SAFETY: a mapped byte that the walk found, or no request could succeed; the map still holds it (see
             // `start_usual`).
             unsafe { self.status.write_volatile(Status::Ok as u8) };
-            ring.push_used(self.head, self.mark, self.written_bytes[0]);
-            return true;
+            return self.written_bytes[0];
         };
         self.fail(error);
-        ring.push_used(self.head, self.mark, self.written_bytes[1]);
-        false
+        self.written_bytes[1]
     }
 
     /// Writes the status of a request that failed.

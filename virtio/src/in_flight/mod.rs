@@ -13,28 +13,45 @@
 //!
 //! # Use
 //!
-//! A log is made once ([`InFlightLog::new`]) and asked once what to do again (`recover`), before anything else. Then, per
-//! chain and per batch, on the queue's reactor:
+//! A log is made once ([`InFlightLog::new`]) and asked once what to do again (`recover`), before anything else. Then, on the
+//! queue's reactor:
 //!
 //! ```text
-//!   split:   taken(head) ──► returning(head), once for each chain ──► used.idx stored ──► returned(used.idx)
-//!   packed:  taken(descriptors) → slot ──► returning(slot) ... ──► publishing() ──► first flags stored ──► returned()
+//!   a request goes on:   taken ──► ... ──► returning ──┐
+//!   split, done at once: answered ─────────────────────┴──► publishing ──► used.idx stored ──► returned
+//!
+//!   a request goes on:   taken → slot ──► returning ... ──► publishing ──► first flags stored ──► returned
+//!   packed, done at once: answering ──► its flags stored ──────────────────────────────────────► returned
 //! ```
-//! - `taken` comes before the request is started, `returning` in the order of the used entries.
-//! - A packed batch may be filled while new chains are taken, because `returning` only notes the slot and `publishing`
-//!   writes the whole batch. From `publishing` to `returned` nothing may be taken. A split batch is written at once.
-//! - `returned` follows the store that shows the driver the batch, before anything else is taken.
+//! - `taken` comes after its request was started, and after all that was taken before it was noted itself or shown to the
+//!   driver (`returned`).
+//! - `returning` and `publishing` come in the order of the used entries; from `publishing` to `returned` nothing is taken.
+//! - A packed chain is answered with nothing in the batch: its used descriptor is shown at once, alone.
 //! - `recover` also says where the ring goes on: what the client believes is older than what the log knows, and is used
 //!   only with a fresh log. A packed ring needs one thing more before its first poll: places between `used` and `avail`
 //!   of the recovered state may hold used descriptors of a batch that was never shown. The flags of each have to be made
 //!   "available" again, else the driver finds them behind the first chain that is returned now ([`PackedLog::recover`]).
 //!
+//! # What need not be noted
+//!
+//! A successor goes on in the ring behind what was shown and what is noted: it adds up their numbers. So the two together
+//! have to be the beginning of all that was taken, at any moment, and what was taken behind them is simply taken again: the
+//! driver touches neither ring entries nor descriptors before it is shown that they were used.
+//!
+//! ```text
+//!   taken in this order:   │ shown │ noted │ shown │ noted │ done at once │ started now │ still in the ring
+//!                          └──── what the log tells ───────┘└── a successor takes these again ─────────────
+//! ```
+//! A request that is done in the moment in which it is started needs no note if it is shown before anything behind it is
+//! noted. A split batch of those leaves three stores in the log, for all of it (`split.rs`). In a packed ring
+//! a used descriptor overwrites a chain that was not shown, so each is shown alone, behind one store that says what the
+//! successor may find there. A driver cannot tell the difference: what it has been shown is what used.idx and flags say.
+//!
 //! # Promise
 //!
-//! Whichever instruction the writer dies at, `recover` gives exactly the chains that were taken and not shown to the
-//! driver, in the order in which they were taken. A chain whose `taken` did not end is among them with the recovered
-//! `avail` behind it, or is not and is found in the ring again; never both and never neither. So each request is done at
-//! least once, and returned once. Tests cut random histories at every store (`tests/`).
+//! Whichever instruction the writer dies at, a successor that does what `recover` gives, and then what it finds in the
+//! ring from there on, does exactly the chains that were not shown to the driver, in the order in which they were taken.
+//! So each request is done at least once, and returned once. Tests cut random histories at every store (`tests/`).
 //!
 //! This needs the stores to happen in program order. The dead process's stores have all happened up to some instruction,
 //! on any processor; it is the compiler that must not reorder them, so each is an atomic store with Release ordering,
@@ -42,10 +59,9 @@
 //!
 //! # Trust
 //!
-//! The client can write the region at any time. While a queue runs, packed lists are followed in private copies; what is
-//! read from the region (links of a split batch) is checked against its size, in a bounded walk. `recover` copies each
-//! field once, checks the copy and uses only that. The worst that a client gets is its own requests done twice or not
-//! at all.
+//! The client can write the region at any time. While a queue runs nothing is read from it: lists are followed in private
+//! copies. `recover` copies each field once, checks the copy and uses only that. The worst that a client gets is its own
+//! requests done twice or not at all.
 
 mod packed;
 mod packed_recovery;

@@ -6,9 +6,9 @@
 //!   old_free_head, old_used_idx, old_used_wrap: as they were when the driver was last shown something
 //! ```
 
-use super::{InFlightError, Region, VERSION, VERSION_AT, side_by_side};
-use crate::RingState;
+use super::{Region, VERSION, VERSION_AT, side_by_side};
 use crate::descriptor::PackedDescriptor;
+use crate::packed::Place;
 
 /// free_head and old_free_head lie behind version and desc_num in one word, all used_* fields in the next.
 pub(super) const USED_AT: usize = 16;
@@ -32,13 +32,6 @@ pub(super) fn need_bytes(queue_size: u16) -> usize {
     ENTRIES_AT + ENTRY_BYTES * usize::from(queue_size)
 }
 
-/// Where the device returns next, and the wrap counter that goes with it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Place {
-    pub(super) index: u16,
-    pub(super) wrap: bool,
-}
-
 /// What is known privately of a slot, so that the client cannot change it.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Slot {
@@ -56,7 +49,9 @@ pub struct PackedLog {
     pub(super) slots: Box<[Slot]>,
     /// As committed: the same in `free_head` and `old_free_head`, but for a batch that is being returned.
     pub(super) free_head: u16,
+    /// As the log says it: used_*, and old_used_*.
     pub(super) used: Place,
+    pub(super) settled: Place,
     /// Slots that are being returned, in order.
     batch: Vec<u16>,
 }
@@ -71,11 +66,18 @@ impl PackedLog {
             slots: vec![Slot::default(); entries].into(),
             free_head: 0,
             used: Place::default(),
+            settled: Place::default(),
             batch: Vec::with_capacity(entries),
         }
     }
 
-    /// A chain was taken from the ring. Returns its slot; `None` when it has no descriptors or more than there is room for,
+    /// Up to where the driver has been shown used descriptors, but for those of chains that were done at once.
+    #[inline]
+    pub(crate) fn settled(&self) -> Place {
+        self.settled
+    }
+
+    /// A chain is taken from the ring, and its request goes on. Returns its slot; `None` when it has no descriptors or more than there is room for,
     /// which is more than the ring has places.
     #[inline]
     pub(crate) fn taken(&mut self, descriptors: impl Iterator<Item = PackedDescriptor>) -> Option<u16> {
@@ -104,7 +106,15 @@ impl PackedLog {
         Some(head)
     }
 
-    /// A chain is done; its used descriptor comes behind those of the batch so far.
+    /// A chain is about to be taken, returned and shown to the driver, for its request was done at once; `used` is behind it.
+    /// Nothing may be in the batch.
+    #[inline]
+    pub(crate) fn answering(&mut self, used: Place) {
+        self.store_used(used, self.used);
+        self.used = used;
+    }
+
+    /// A chain that was kept is done; its used descriptor comes behind those of the batch so far.
     #[inline]
     pub(crate) fn returning(&mut self, slot: u16) {
         // There is room for every slot once, and none is returned twice; a mistake would cost only its own entry.
@@ -113,31 +123,36 @@ impl PackedLog {
         }
     }
 
-    /// The batch is about to be shown to the driver.
+    /// The batch is about to be shown to the driver; `used` is behind it.
     #[inline]
-    pub(crate) fn publishing(&mut self) {
-        let (mut free, mut places) = (self.free_head, 0);
+    pub(crate) fn publishing(&mut self, used: Place) {
+        if self.used != self.settled {
+            // Else a batch that was taken back would take back with it what was answered before.
+            self.store_used(self.used, self.used);
+        }
+        let mut free = self.free_head;
         for &head in &self.batch {
-            let Slot { last, num, .. } = self.slots[usize::from(head)];
+            let Slot { last, .. } = self.slots[usize::from(head)];
             self.region.words.store_u16(entry(last) + NEXT, free);
             self.slots[usize::from(last)].next = free;
             free = head;
-            places += u32::from(num);
         }
-        let used = self.used.advanced(places, self.ring_size);
         self.store_free(free, self.free_head);
         self.store_used(used, self.used);
         (self.free_head, self.used) = (free, used);
     }
 
-    /// The driver was shown the batch.
+    /// The driver was shown the batch, if there was one, and all that was answered.
     #[inline]
     pub(crate) fn returned(&mut self) {
-        for head in self.batch.drain(..) {
-            self.region.words.store_u8(entry(head) + IN_FLIGHT, 0);
+        if !self.batch.is_empty() {
+            for head in self.batch.drain(..) {
+                self.region.words.store_u8(entry(head) + IN_FLIGHT, 0);
+            }
+            self.store_free(self.free_head, self.free_head);
         }
-        self.store_free(self.free_head, self.free_head);
         self.store_used(self.used, self.used);
+        self.settled = self.used;
     }
 
     pub(super) fn store_free(&self, now: u16, old: u16) {
@@ -147,27 +162,6 @@ impl PackedLog {
     pub(super) fn store_used(&self, now: Place, old: Place) {
         let wraps = u16::from_ne_bytes([now.wrap.into(), old.wrap.into()]);
         self.region.words.store_u64(USED_AT, side_by_side([now.index, old.index, wraps, 0]));
-    }
-}
-
-impl Place {
-    pub(super) fn from_state(state: u16, size: u16) -> Result<Self, InFlightError> {
-        match state & !RingState::WRAP {
-            index if index < size => Ok(Self { index, wrap: state & RingState::WRAP != 0 }),
-            index => Err(InFlightError::Damaged { what: "its ring stands at place", value: index.into() }),
-        }
-    }
-
-    pub(super) fn state(self) -> u16 {
-        self.index | if self.wrap { RingState::WRAP } else { 0 }
-    }
-
-    pub(super) fn advanced(self, places: u32, size: u16) -> Self {
-        let (total, size) = (u32::from(self.index) + places, u32::from(size));
-        if total < size {
-            return Self { index: total as u16, wrap: self.wrap };
-        }
-        Self { index: (total % size) as u16, wrap: self.wrap ^ (total / size % 2 == 1) }
     }
 }
 

@@ -1,12 +1,13 @@
 //! What a packed ring's log tells the successor of the process that wrote it.
 
 use super::packed::{
-    ADDR, AVAIL, COUNTER, ENTRY_BYTES, FLAGS, ID, IN_FLIGHT, LAST, LEN, NEXT, NUM, PackedLog, Place, USED,
-    USED_AT, entry,
+    ADDR, AVAIL, COUNTER, ENTRY_BYTES, FLAGS, ID, IN_FLIGHT, LAST, LEN, NEXT, NUM, PackedLog, USED, USED_AT,
+    entry,
 };
 use super::{FEATURES, InFlightError, Region, VERSION_AT, apart};
 use crate::RingState;
 use crate::descriptor::PackedDescriptor;
+use crate::packed::Place;
 
 /// What a packed ring's log says is to be done.
 #[derive(Debug, PartialEq, Eq)]
@@ -44,7 +45,12 @@ impl PackedLog {
         self.region.check_ring(ring_size)?;
         self.ring_size = ring_size;
         if self.region.fresh {
-            self.used = Place::from_state(ring.used, ring_size)?;
+            self.used = Place::from_state(ring.used);
+            if self.used.index >= ring_size {
+                let value = self.used.index.into();
+                return Err(InFlightError::Damaged { what: "its ring stands at place", value });
+            }
+            self.settled = self.used;
             self.write_fresh();
             return Ok(PackedRecovery { state: ring, chains: Vec::new() });
         }
@@ -66,7 +72,7 @@ impl PackedLog {
         }
         found.sort_unstable_by_key(|(counter, chain)| (*counter, chain.slot));
         self.counter = found.last().map_or(0, |(counter, _)| counter.wrapping_add(1));
-        let avail = self.used.advanced(places as u32, ring_size);
+        let avail = self.used.advanced(places as u16, ring_size);
         let state = RingState { avail: avail.state(), used: self.used.state() };
         Ok(PackedRecovery { state, chains: found.into_iter().map(|(_, chain)| chain).collect() })
     }
@@ -85,7 +91,7 @@ impl PackedLog {
         if used == old_used || flags_at(old_index) & (AVAIL | USED) == available {
             (free, used) = (old_free, old_used);
         }
-        (self.free_head, self.used) = (free, used);
+        (self.free_head, self.used, self.settled) = (free, used, used);
         self.store_free(free, free);
         self.store_used(used, used);
         Ok(())

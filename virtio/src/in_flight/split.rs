@@ -1,4 +1,11 @@
 //! The log of a split ring: one entry per head, and a list through those that are being returned.
+//!
+//! ```text
+//!   last_batch_head ──► head ──► head ──► ... ──► head that was done at once, which leads to itself
+//! ```
+//! Who finds that used.idx is `n` further than the log says clears `n` entries along the list. Requests that were done at
+//! once have no entries to clear, but count in `n`: for all of them together the list ends in one whose entry is clear
+//! anyway, and stays there.
 
 use super::{DESC_NUM, FEATURES, InFlightError, Region, VERSION, VERSION_AT, side_by_side};
 use crate::RingState;
@@ -21,9 +28,13 @@ pub struct SplitLog {
     pub(super) region: Region,
     /// What the next chain is numbered.
     counter: u64,
+    /// As the log says it.
+    used_idx: u16,
     last_batch_head: u16,
-    /// Chains linked since the driver was last shown something.
-    batch: u16,
+    /// Chains that were kept and are being returned, in order.
+    batch: Vec<u16>,
+    /// The last chain that was done at once.
+    at_once: u16,
 }
 
 /// What a split ring's log says is to be done.
@@ -37,7 +48,9 @@ pub(crate) struct SplitRecovery {
 
 impl SplitLog {
     pub(super) fn new(region: Region) -> Self {
-        Self { region, counter: 0, last_batch_head: 0, batch: 0 }
+        // A driver has each head in flight once; one that does not can lose entries, its own only.
+        let batch = Vec::with_capacity(region.entries.into());
+        Self { region, counter: 0, used_idx: 0, last_batch_head: 0, batch, at_once: 0 }
     }
 
     /// Finds out what was in flight; call it first, and once. `ring` is the client's base and the index found in the used
@@ -51,6 +64,7 @@ impl SplitLog {
         ring_size: u16,
     ) -> Result<SplitRecovery, InFlightError> {
         self.region.check_ring(ring_size)?;
+        self.used_idx = ring.used;
         if self.region.fresh {
             self.write_fresh(ring.used);
             return Ok(SplitRecovery { next_avail: ring.avail, heads: Vec::new() });
@@ -69,7 +83,13 @@ impl SplitLog {
         Ok(SplitRecovery { next_avail: ring.used.wrapping_add(heads.len() as u16), heads })
     }
 
-    /// A chain was taken from the avail ring.
+    /// used.idx as the driver sees it, but between [`publishing`](Self::publishing) and [`returned`](Self::returned).
+    #[inline]
+    pub(crate) fn used_idx(&self) -> u16 {
+        self.used_idx
+    }
+
+    /// A chain is taken from the avail ring, and its request goes on.
     #[inline]
     pub(crate) fn taken(&mut self, head: u16) {
         if head >= self.region.entries {
@@ -80,29 +100,47 @@ impl SplitLog {
         self.region.words.store_u8(entry(head) + IN_FLIGHT, 1);
     }
 
-    /// A chain was put into the used ring, which the driver has not been shown.
+    /// A chain is taken and returned: its request was done at once.
+    #[inline]
+    pub(crate) fn answered(&mut self, head: u16) {
+        self.at_once = head;
+    }
+
+    /// A chain that was kept is put into the used ring, which the driver has not been shown.
     #[inline]
     pub(crate) fn returning(&mut self, head: u16) {
-        if head >= self.region.entries {
-            return;
+        if head < self.region.entries && self.batch.len() < self.batch.capacity() {
+            self.batch.push(head);
         }
-        self.region.words.store_u16(entry(head) + NEXT, self.last_batch_head);
-        self.region.words.store_u16(LAST_BATCH_HEAD, head);
-        self.last_batch_head = head;
-        self.batch = self.batch.saturating_add(1);
+    }
+
+    /// The batch is about to be shown to the driver, with this index.
+    #[inline]
+    pub(crate) fn publishing(&mut self, used_idx: u16) {
+        let words = &self.region.words;
+        let all = usize::from(used_idx.wrapping_sub(self.used_idx));
+        if all > self.batch.len() && self.at_once < self.region.entries {
+            words.store_u16(entry(self.at_once) + NEXT, self.at_once);
+            self.last_batch_head = self.at_once;
+        }
+        for &head in &self.batch {
+            words.store_u16(entry(head) + NEXT, self.last_batch_head);
+            self.last_batch_head = head;
+        }
+        words.store_u16(LAST_BATCH_HEAD, self.last_batch_head);
     }
 
     /// The driver was shown the batch: `used_idx` is in the used ring.
     #[inline]
     pub(crate) fn returned(&mut self, used_idx: u16) {
-        // A link that the client changed ends the walk.
-        let _ = self.clear(self.last_batch_head, self.batch);
-        self.batch = 0;
+        for head in self.batch.drain(..) {
+            self.region.words.store_u8(entry(head) + IN_FLIGHT, 0);
+        }
+        self.used_idx = used_idx;
         self.region.words.store_u16(USED_IDX, used_idx);
     }
 
     /// Clears `count` entries along the list from `head` on.
-    #[inline]
     fn clear(&self, mut head: u16, count: u16) -> Result<(), InFlightError> {
         for _ in 0..count {
             if head >= self.region.entries {

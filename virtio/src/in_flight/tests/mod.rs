@@ -12,6 +12,7 @@ use proptest::prelude::*;
 use super::split::SplitRecovery;
 use super::{InFlightError, InFlightLog, PackedLog, SplitLog};
 use crate::descriptor::PackedDescriptor;
+use crate::packed::Place;
 use crate::{RingKind, RingState};
 
 thread_local! {
@@ -84,8 +85,10 @@ impl Region {
 /// What a history does next.
 #[derive(Clone, Debug)]
 enum Step {
-    /// A chain of this many descriptors.
+    /// A chain of this many descriptors, whose request goes on.
     Take(u16),
+    /// One whose request is done at once.
+    Answer(u16),
     /// One of those in flight is done.
     Finish(usize),
     Publish,
@@ -96,6 +99,7 @@ enum Step {
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
         4 => (1..4u16).prop_map(Step::Take),
+        4 => (1..4u16).prop_map(Step::Answer),
         4 => any::<usize>().prop_map(Step::Finish),
         2 => Just(Step::Publish),
         1 => any::<usize>().prop_map(Step::Die),
@@ -129,6 +133,8 @@ proptest! {
                     }
                     log.returning(3);
                     log.taken(u16::MAX);
+                    log.answered(u16::MAX);
+                    log.publishing(u16::MAX);
                     log.returned(1);
                 }
                 InFlightLog::Packed(mut log) => {
@@ -138,7 +144,7 @@ proptest! {
                         for chain in found.chains {
                             log.returning(chain.slot);
                         }
-                        log.publishing();
+                        log.publishing(Place::from_state(found.state.avail));
                         log.returned();
                     }
                 }
@@ -155,11 +161,18 @@ fn the_layout_is_the_protocols() {
     log.taken(0);
     log.taken(1);
     log.returning(1);
+    log.publishing(6);
     let bytes = region.bytes();
     assert_eq!(bytes[..16], [[0; 8], [1, 0, 2, 0, 1, 0, 5, 0]].concat());
     assert_eq!(bytes[16..32], [[1, 0, 0, 0, 0, 0, 0, 0], [0; 8]].concat());
     assert_eq!(bytes[32..48], [[1, 0, 0, 0, 0, 0, 0, 0], [1, 0, 0, 0, 0, 0, 0, 0]].concat());
     assert_eq!(bytes.len(), 64);
+    log.returned(6);
+    log.answered(1);
+    log.publishing(7);
+    let bytes = region.bytes();
+    assert_eq!(bytes[..16], [[0; 8], [1, 0, 2, 0, 1, 0, 6, 0]].concat());
+    assert_eq!(bytes[32..40], [0, 0, 0, 0, 0, 0, 1, 0], "an entry that is clear, and leads to itself");
 
     let region = Region::new(RingKind::Packed, 3);
     let mut log = region.packed();

@@ -6,6 +6,7 @@ use super::super::PackedLog;
 use super::super::packed_recovery::{PackedRecovery, SavedChain};
 use super::{ENTRIES, Region, Step, cuts, steps};
 use crate::descriptor::PackedDescriptor;
+use crate::packed::Place;
 use crate::{RingKind, RingState};
 
 const AVAIL: u16 = 1 << 7;
@@ -74,6 +75,7 @@ impl PackedModel {
     fn step(&mut self, step: &Step) {
         match *step {
             Step::Take(num) => self.take(num),
+            Step::Answer(num) => self.answer(num),
             Step::Finish(nth) => {
                 let open: Vec<&Chain> =
                     self.in_flight.iter().filter(|chain| !self.batch.contains(chain)).collect();
@@ -104,10 +106,11 @@ impl PackedModel {
         (!self.batch.is_empty()).then(|| self.batch.iter().map(|chain| chain.descriptors.len() as u16).sum())
     }
 
-    fn take(&mut self, num: u16) {
+    /// The driver offers a chain and the device comes to it; `None`: there is no room.
+    fn next(&mut self, num: u16) -> Option<Vec<PackedDescriptor>> {
         let busy: usize = self.in_flight.iter().map(|chain| chain.descriptors.len()).sum();
         if busy + usize::from(num) > self.ring.len() {
-            return;
+            return None;
         }
         let mut descriptors = Vec::new();
         for _ in 0..num {
@@ -118,23 +121,50 @@ impl PackedModel {
             descriptors.push(PackedDescriptor { iova: id.into(), len_bytes: id.into(), id, flags });
             self.state.avail = advanced(self.state.avail, 1, self.size());
         }
+        Some(descriptors)
+    }
+
+    fn take(&mut self, num: u16) {
+        let Some(descriptors) = self.next(num) else { return };
+        // As `Logged` does it.
+        self.publish();
+        let settled = std::mem::take(&mut self.last);
         let before = self.in_flight.clone();
         let mut slot = None;
         let cuts = cuts(&self.region, || slot = self.log.taken(descriptors.iter().copied()));
         self.in_flight.push(Chain { slot: slot.unwrap(), descriptors });
         let last = cuts.len() - 1;
         let expected = |i| if i == last { &self.in_flight } else { &before };
-        self.last = cuts.into_iter().enumerate().map(|(i, cut)| self.remains(cut, expected(i))).collect();
+        let taken = cuts.into_iter().enumerate().map(|(i, cut)| self.remains(cut, expected(i)));
+        self.last = settled.into_iter().chain(taken).collect();
+    }
+
+    /// A chain whose request is done at once is shown at once, with nothing else.
+    fn answer(&mut self, num: u16) {
+        let Some(_) = self.next(num) else { return };
+        if !self.batch.is_empty() {
+            self.publish();
+        }
+        let first = self.state.used;
+        let used = advanced(first, num, self.size());
+        let cuts = cuts(&self.region, || self.log.answering(Place::from_state(used)));
+        self.last = cuts.into_iter().map(|cut| self.remains(cut, &self.in_flight)).collect();
+        self.ring[usize::from(first & 0x7fff)] = flags(first & 0x8000 != 0, true);
+        self.state.used = used;
+        self.last.push(self.remains(self.region.bytes(), &self.in_flight));
     }
 
     fn publish(&mut self) {
-        let Some(places) = self.batch_places() else { return };
         let before = self.in_flight.clone();
-        let cuts_before = cuts(&self.region, || self.log.publishing());
-        self.last = cuts_before.into_iter().map(|cut| self.remains(cut, &before)).collect();
-        let first = self.state.used;
-        self.ring[usize::from(first & 0x7fff)] = flags(first & 0x8000 != 0, true);
-        self.state.used = advanced(first, places, self.size());
+        self.last.clear();
+        if let Some(places) = self.batch_places() {
+            let first = self.state.used;
+            let used = advanced(first, places, self.size());
+            let cuts = cuts(&self.region, || self.log.publishing(Place::from_state(used)));
+            self.last = cuts.into_iter().map(|cut| self.remains(cut, &before)).collect();
+            self.ring[usize::from(first & 0x7fff)] = flags(first & 0x8000 != 0, true);
+            self.state.used = used;
+        }
         self.in_flight.retain(|chain| !self.batch.contains(chain));
         self.batch.clear();
         let cuts_after = cuts(&self.region, || self.log.returned());
