@@ -60,6 +60,20 @@ pub fn open_queue(bdev: &dyn Bdev, queues: u16, driver: &Driver, ring: &mut Ring
     Ok(BlkQueue::new(&disk, channel, Box::new(Host), driver.memory_map(), config, Arc::default(), ring)?)
 }
 
+/// Has `queue` note what is in flight, in a log of its own. Before anything is served.
+///
+/// # Errors
+/// [`Error::InFlight`].
+pub fn keep_log(queue: &mut BlkQueue, driver: &Driver) -> Result<(), Error> {
+    let RingConfig { kind, size, .. } = driver.ring_config();
+    let words = Arc::new(vec![0u64; InFlightLog::region_len_bytes(kind, size) / size_of::<u64>()]);
+    let start = words.as_ptr().cast_mut().cast();
+    // SAFETY: the vector lives as long as the log that keeps it, and nobody else reaches into it.
+    let log = unsafe { InFlightLog::new(kind, start, words.len() * size_of::<u64>(), size, words) }?;
+    queue.attach_log(log)?;
+    Ok(())
+}
+
 /// A queue on the calling thread.
 pub struct Device {
     queue: BlkQueue,
@@ -77,18 +91,12 @@ impl Device {
         Ok(Self { queue: open_queue(bdev, 1, driver, &mut core.ring)?, core })
     }
 
-    /// Has the queue note what is in flight, in a log of its own. Before anything is served.
+    /// As [`keep_log`].
     ///
     /// # Errors
     /// [`Error::InFlight`].
     pub fn keep_log(&mut self, driver: &Driver) -> Result<(), Error> {
-        let RingConfig { kind, size, .. } = driver.ring_config();
-        let words = Arc::new(vec![0u64; InFlightLog::region_len_bytes(kind, size) / size_of::<u64>()]);
-        let start = words.as_ptr().cast_mut().cast();
-        // SAFETY: the vector lives as long as the log that keeps it, and nobody else reaches into it.
-        let log = unsafe { InFlightLog::new(kind, start, words.len() * size_of::<u64>(), size, words) }?;
-        self.queue.attach_log(log)?;
-        Ok(())
+        keep_log(&mut self.queue, driver)
     }
 
     /// What a reactor does in one iteration, with this one queue.

@@ -6,6 +6,7 @@
 //! | `null-queue` | what one request costs the device, with warm caches |
 //! | `micro` | the parts: rings, mailbox, the reactor's idle loop |
 //! | `idle-queues` | one busy queue, alone and among 63 idle ones of its disk |
+//! | `in-flight-log` | what the log of requests in flight takes of a disk's rate |
 //! | `two-reactors` | one disk on one core, and on two |
 //! | `crypto` | what encryption leaves of aws-lc's own rate |
 //! | `raid0` | what striping adds to a request |
@@ -27,7 +28,7 @@ mod stack;
 mod xts;
 
 pub use bare_ring::{Load, Measured, Traffic, bare_ring};
-pub use device::{Device, null_disk, open_queue};
+pub use device::{Device, keep_log, null_disk, open_queue};
 pub use driver::Driver;
 pub use error::Error;
 pub use harness::{Spread, interleaved, main_with, ns_per, ns_per_for, pin, print_json, seconds, two_cores};

@@ -10,7 +10,7 @@
 
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use clap::Parser;
 use serde::Serialize;
@@ -115,8 +115,8 @@ fn measure(
         let driver = scope.spawn(|| {
             pin(client)?;
             busy.offer(depth);
-            drive(&mut busy, WARM_UP);
-            Ok(drive(&mut busy, time))
+            busy.drive(WARM_UP);
+            Ok(busy.drive(time))
         });
         driver.join().unwrap_or(Err(Error::Panicked))
     })
@@ -130,19 +130,4 @@ fn add_queue(reactor: &Handle, disk: &Arc<dyn Bdev>, queues: u16) -> Result<Driv
         reactor.add(Box::new(queue));
         Ok(driver)
     })?
-}
-
-/// Keeps in flight what is, for so long; requests per second.
-fn drive(driver: &mut Driver, time: Duration) -> f64 {
-    let (began, before, mut polls) = (Instant::now(), driver.answered(), 0u32);
-    loop {
-        let answered = driver.collect();
-        if answered > 0 {
-            driver.offer(answered);
-        }
-        polls = polls.wrapping_add(1);
-        if polls.is_multiple_of(1024) && began.elapsed() >= time {
-            return (driver.answered() - before) as f64 / began.elapsed().as_secs_f64();
-        }
-    }
 }

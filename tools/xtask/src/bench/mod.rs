@@ -7,7 +7,7 @@
 //! | `books` | what always-on histograms cost, against a build without them |
 //! | `raid0` | what striping adds to a request, in time and in instructions |
 //! | `aio` | a file through spinblk and through fio, in turn |
-//! | `crypto` `null-queue` `bare-ring` `micro` `idle-queues` `two-reactors` | what the program of that name in `benches/` says |
+//! | `crypto` `null-queue` `bare-ring` `micro` `idle-queues` `in-flight-log` `two-reactors` | what the program of that name in `benches/` says |
 //!
 //! None of them fails because something is slow.
 
@@ -53,6 +53,8 @@ pub(crate) enum BenchTask {
     Micro(Passed),
     /// What 63 idle queues cost a busy one
     IdleQueues(Passed),
+    /// What the log of requests in flight takes of the null disk's rate, in pairs of runs
+    InFlightLog(Passed),
     /// What a second reactor adds to a disk
     TwoReactors(Passed),
     /// What encryption leaves of aws-lc's own rate
@@ -83,6 +85,7 @@ pub(crate) fn bench(task: &BenchTask) -> Result<()> {
         BenchTask::PackedRing(passed) => program(&workspace, "packed-ring", passed),
         BenchTask::Micro(passed) => program(&workspace, "micro", passed),
         BenchTask::IdleQueues(passed) => program(&workspace, "idle-queues", passed),
+        BenchTask::InFlightLog(passed) => program(&workspace, "in-flight-log", passed),
         BenchTask::TwoReactors(passed) => program(&workspace, "two-reactors", passed),
         BenchTask::Crypto(passed) => program(&workspace, "crypto", passed),
         BenchTask::Raid0(options) => raid0::raid0(&workspace, options),
