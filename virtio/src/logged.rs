@@ -290,7 +290,10 @@ impl Log for PackedLog {
 
     #[inline]
     fn settle(&mut self, ring: &mut PackedQueue) {
-        if ring.has_unshown() {
+        if self.has_answers() {
+            self.show_answers(|index, word| ring.write_used(index, word));
+            ring.all_shown();
+        } else {
             self.publishing(ring.used());
             ring.show();
         }
@@ -299,8 +302,11 @@ impl Log for PackedLog {
 
     #[inline]
     fn answer(&mut self, ring: &mut PackedQueue, head: Head, written_bytes: u32) {
-        self.answering(ring.used_after(head));
-        ring.answer_and_show(head, written_bytes);
+        let used = ring.used();
+        let word = ring.answer_later(head, written_bytes);
+        if !self.answered(used, ring.used(), word) {
+            self.settle(ring);
+        }
     }
 
     #[inline]

@@ -221,19 +221,30 @@ impl PackedQueue {
         self.shown = self.used;
     }
 
-    /// Where the next used descriptor goes when the next chain is answered.
+    /// Where the used descriptor behind this chain's goes.
     #[inline]
-    pub(crate) fn used_after(&self, head: Head) -> Place {
+    fn used_after(&self, head: Head) -> Place {
         self.used.advanced(head.places, self.size)
     }
 
-    /// Takes the next chain and shows it to the driver at once, with nothing else. Nothing may be unshown.
+    /// Takes the next chain, and returns the used descriptor's second half, which goes where [`used`](Self::used) was before.
     #[inline]
-    pub(crate) fn answer_and_show(&mut self, head: Head, written_bytes: u32) {
+    pub(crate) fn answer_later(&mut self, head: Head, written_bytes: u32) -> u64 {
         let word = self.used_descriptor(head, written_bytes);
-        self.used_half(self.used.index).store(word, Ordering::Release);
         self.keep(head);
         self.used = self.used_after(head);
+        word
+    }
+
+    /// Writes a used descriptor, which the driver is shown if it has been shown all before it.
+    #[inline]
+    pub(crate) fn write_used(&self, index: u16, word: u64) {
+        self.used_half(index).store(word, Ordering::Release);
+    }
+
+    /// All used descriptors were written in order.
+    #[inline]
+    pub(crate) fn all_shown(&mut self) {
         self.shown = self.used;
     }
 

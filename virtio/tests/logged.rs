@@ -247,16 +247,13 @@ fn requests_done_at_once_are_noted_nowhere_and_done_again_from_the_ring() {
             AT_ONCE.set(!0b10010);
             world
         };
-        for (lives, noted, shown) in
-            [(1, 0, [0, 1]), (2, 1, [1, 1]), (3, 1, [1, 2]), (4, 1, [1, 3]), (5, 2, [3, 3])]
-        {
+        for (lives, noted, shown) in [(1, 0, 0), (2, 1, 1), (3, 1, 1), (4, 1, 1), (5, 2, 3)] {
             let mut world = begin();
             (0..6).for_each(|_| world.submit(0));
             LIVES.set(Some(lives));
             assert!(!world.poll());
             world.collect();
-            // A split batch is shown when something behind it is noted, a packed one at each step.
-            let shown = shown[usize::from(kind == RingKind::Packed)];
+            // They are shown when something behind them is noted.
             assert_eq!(6 - world.waiting.len(), shown, "{kind:?}, {lives} lives");
             assert_eq!(world.die().unwrap(), noted, "{kind:?}, {lives} lives");
             world.finish();

@@ -2,15 +2,34 @@
 
 #![allow(clippy::unwrap_used)]
 
+use std::sync::Arc;
+
 use allocation_counter::measure;
 use spinblk_bdev::{Null, NullReads};
 use spinblk_virtio::testing::{Buffer, Driver, Rig, header};
+use spinblk_virtio::{InFlightLog, RingKind};
 
 #[test]
 fn a_hundred_thousand_requests_allocate_nothing() {
+    serve(|_| ());
+}
+
+#[test]
+fn nor_do_they_with_a_log_of_what_is_in_flight() {
+    serve(|rig| {
+        let mut words = vec![0u64; InFlightLog::region_len_bytes(RingKind::Split, 256) / 8];
+        let (start, len_bytes) = (words.as_mut_ptr().cast(), words.len() * 8);
+        // SAFETY: the vector lives as long as the log that keeps it, and nobody else reaches into it.
+        let log = unsafe { InFlightLog::new(RingKind::Split, start, len_bytes, 256, Arc::new(words)) };
+        rig.queue.attach_log(log.unwrap()).unwrap();
+    });
+}
+
+fn serve(prepare: impl FnOnce(&mut Rig)) {
     const DEPTH: usize = 32;
     let bdev = Null::new("null", 1 << 30, 512, NullReads::Untouched).unwrap();
     let mut rig = Rig::new(Driver::new(256, 8192, true, 0), &bdev);
+    prepare(&mut rig);
     // The driver's side allocates, so it puts one batch into the ring and then only moves the avail index on: the
     // device serves the same chains again and again.
     for i in 0..256u64 {

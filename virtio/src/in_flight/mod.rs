@@ -21,12 +21,12 @@
 //!   split, done at once: answered ─────────────────────┴──► publishing ──► used.idx stored ──► returned
 //!
 //!   a request goes on:   taken → slot ──► returning ... ──► publishing ──► first flags stored ──► returned
-//!   packed, done at once: answering ──► its flags stored ──────────────────────────────────────► returned
+//!   packed, done at once: answered ──► show_answers: each noted, its flags stored ─────────────► returned
 //! ```
 //! - `taken` comes after its request was started, and after all that was taken before it was noted itself or shown to the
 //!   driver (`returned`).
 //! - `returning` and `publishing` come in the order of the used entries; from `publishing` to `returned` nothing is taken.
-//! - A packed chain is answered with nothing in the batch: its used descriptor is shown at once, alone.
+//! - A packed chain is answered with nothing in the batch, and shown alone.
 //! - `recover` also says where the ring goes on: what the client believes is older than what the log knows, and is used
 //!   only with a fresh log. A packed ring needs one thing more before its first poll: places between `used` and `avail`
 //!   of the recovered state may hold used descriptors of a batch that was never shown. The flags of each have to be made
@@ -44,8 +44,10 @@
 //! ```
 //! A request that is done in the moment in which it is started needs no note if it is shown before anything behind it is
 //! noted. A split batch of those leaves three stores in the log, for all of it (`split.rs`). In a packed ring
-//! a used descriptor overwrites a chain that was not shown, so each is shown alone, behind one store that says what the
-//! successor may find there. A driver cannot tell the difference: what it has been shown is what used.idx and flags say.
+//! a used descriptor overwrites a chain, which is lost if the driver is not shown that; so each is shown alone, behind
+//! one store that says what the successor may find there, but all of a batch one right behind the other: a driver that
+//! takes them while the device is at the next request would have the lines go back and forth, which cost two thirds of the
+//! rate.
 //!
 //! # Promise
 //!

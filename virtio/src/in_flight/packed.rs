@@ -6,7 +6,7 @@
 //!   old_free_head, old_used_idx, old_used_wrap: as they were when the driver was last shown something
 //! ```
 
-use super::{Region, VERSION, VERSION_AT, side_by_side};
+use super::{Region, VERSION, VERSION_AT, apart, side_by_side};
 use crate::descriptor::PackedDescriptor;
 use crate::packed::Place;
 
@@ -41,6 +41,15 @@ pub(super) struct Slot {
     pub(super) num: u16,
 }
 
+/// A used descriptor that is to be shown alone.
+#[derive(Clone, Copy, Default)]
+struct Answer {
+    /// What the log says meanwhile: its place, and the one behind it.
+    used: u64,
+    /// Its second half.
+    word: u64,
+}
+
 /// The log of a packed ring.
 pub struct PackedLog {
     pub(super) region: Region,
@@ -54,6 +63,9 @@ pub struct PackedLog {
     pub(super) settled: Place,
     /// Slots that are being returned, in order.
     batch: Vec<u16>,
+    /// Chains that were done at once and are to be shown: room for them, and how many there are.
+    answers: Box<[Answer]>,
+    answered: usize,
 }
 
 impl PackedLog {
@@ -68,6 +80,8 @@ impl PackedLog {
             used: Place::default(),
             settled: Place::default(),
             batch: Vec::with_capacity(entries),
+            answers: vec![Answer::default(); entries].into(),
+            answered: 0,
         }
     }
 
@@ -106,12 +120,34 @@ impl PackedLog {
         Some(head)
     }
 
-    /// A chain is about to be taken, returned and shown to the driver, for its request was done at once; `used` is behind it.
-    /// Nothing may be in the batch.
+    /// A chain was taken whose request was done at once: its used descriptor, of which this is the second half, belongs at
+    /// `used`, the next one at `behind`. Nothing may be in the batch. False: there is no room for another one.
     #[inline]
-    pub(crate) fn answering(&mut self, used: Place) {
-        self.store_used(used, self.used);
-        self.used = used;
+    pub(crate) fn answered(&mut self, used: Place, behind: Place, word: u64) -> bool {
+        if let Some(answer) = self.answers.get_mut(self.answered) {
+            *answer = Answer { used: used_word(behind, used), word };
+            self.answered += 1;
+            self.used = behind;
+        }
+        self.answered < self.answers.len()
+    }
+
+    #[inline]
+    pub(crate) fn has_answers(&self) -> bool {
+        self.answered > 0
+    }
+
+    /// Shows the driver the chains that were answered, one right behind the other; `write` puts a second half at a place. Each
+    /// alone, because a used descriptor that is not the first overwrites a chain that the driver has not been shown, and the
+    /// log has no copy of these.
+    #[inline]
+    pub(crate) fn show_answers(&mut self, mut write: impl FnMut(u16, u64)) {
+        for &Answer { used, word } in &self.answers[..self.answered] {
+            self.region.words.store_u64(USED_AT, used);
+            let [_, index, ..] = apart(used);
+            write(index, word);
+        }
+        self.answered = 0;
     }
 
     /// A chain that was kept is done; its used descriptor comes behind those of the batch so far.
@@ -160,9 +196,15 @@ impl PackedLog {
     }
 
     pub(super) fn store_used(&self, now: Place, old: Place) {
-        let wraps = u16::from_ne_bytes([now.wrap.into(), old.wrap.into()]);
-        self.region.words.store_u64(USED_AT, side_by_side([now.index, old.index, wraps, 0]));
+        self.region.words.store_u64(USED_AT, used_word(now, old));
     }
+}
+
+/// All used_* fields.
+#[inline]
+fn used_word(now: Place, old: Place) -> u64 {
+    let wraps = u16::from_ne_bytes([now.wrap.into(), old.wrap.into()]);
+    side_by_side([now.index, old.index, wraps, 0])
 }
 
 /// Where entry `slot` begins.

@@ -38,6 +38,8 @@ struct Remains {
     ring: Vec<u16>,
     used: u16,
     in_flight: Vec<Chain>,
+    /// Places of chains behind those, which only the ring still knows.
+    answered: u16,
 }
 
 /// A packed ring, the flags of whose places count, and what should be in flight.
@@ -50,6 +52,8 @@ struct PackedModel {
     batch: Vec<Chain>,
     last: Vec<Remains>,
     next_id: u16,
+    /// Places of chains that were answered and not shown.
+    answers: Vec<u16>,
 }
 
 impl PackedModel {
@@ -61,7 +65,7 @@ impl PackedModel {
         let last = Vec::new();
         // As a round that went before leaves them.
         let ring = (0..size).map(|i| flags((i < start & 0x7fff) == (start & 0x8000 != 0), true)).collect();
-        Self { region, log, ring, state, in_flight: vec![], batch: vec![], last, next_id: 0 }
+        Self { region, log, ring, state, in_flight: vec![], batch: vec![], last, next_id: 0, answers: vec![] }
     }
 
     fn size(&self) -> u16 {
@@ -69,7 +73,8 @@ impl PackedModel {
     }
 
     fn remains(&self, region: Vec<u8>, in_flight: &[Chain]) -> Remains {
-        Remains { region, ring: self.ring.clone(), used: self.state.used, in_flight: in_flight.to_vec() }
+        let (ring, used, in_flight) = (self.ring.clone(), self.state.used, in_flight.to_vec());
+        Remains { region, ring, used, in_flight, answered: self.answers.iter().sum() }
     }
 
     fn step(&mut self, step: &Step) {
@@ -77,6 +82,10 @@ impl PackedModel {
             Step::Take(num) => self.take(num),
             Step::Answer(num) => self.answer(num),
             Step::Finish(nth) => {
+                // As `Logged` does it.
+                if !self.answers.is_empty() {
+                    self.publish();
+                }
                 let open: Vec<&Chain> =
                     self.in_flight.iter().filter(|chain| !self.batch.contains(chain)).collect();
                 let Some(chain) = open.get(nth % open.len().max(1)) else { return };
@@ -108,8 +117,9 @@ impl PackedModel {
 
     /// The driver offers a chain and the device comes to it; `None`: there is no room.
     fn next(&mut self, num: u16) -> Option<Vec<PackedDescriptor>> {
-        let busy: usize = self.in_flight.iter().map(|chain| chain.descriptors.len()).sum();
-        if busy + usize::from(num) > self.ring.len() {
+        let in_flight: usize = self.in_flight.iter().map(|chain| chain.descriptors.len()).sum();
+        let answered: u16 = self.answers.iter().sum();
+        if in_flight + usize::from(answered + num) > self.ring.len() {
             return None;
         }
         let mut descriptors = Vec::new();
@@ -139,24 +149,50 @@ impl PackedModel {
         self.last = settled.into_iter().chain(taken).collect();
     }
 
-    /// A chain whose request is done at once is shown at once, with nothing else.
+    /// A chain whose request is done at once.
     fn answer(&mut self, num: u16) {
-        let Some(_) = self.next(num) else { return };
         if !self.batch.is_empty() {
             self.publish();
         }
-        let first = self.state.used;
-        let used = advanced(first, num, self.size());
-        let cuts = cuts(&self.region, || self.log.answering(Place::from_state(used)));
-        self.last = cuts.into_iter().map(|cut| self.remains(cut, &self.in_flight)).collect();
-        self.ring[usize::from(first & 0x7fff)] = flags(first & 0x8000 != 0, true);
-        self.state.used = used;
-        self.last.push(self.remains(self.region.bytes(), &self.in_flight));
+        if self.next(num).is_none() {
+            return;
+        }
+        self.last.clear();
+        let from = self.answers.iter().fold(self.state.used, |at, places| advanced(at, *places, self.size()));
+        let to = advanced(from, num, self.size());
+        let word = u64::from(flags(from & 0x8000 != 0, true)) << 48;
+        self.answers.push(num);
+        let mut has_room = true;
+        let cuts = cuts(&self.region, || {
+            has_room = self.log.answered(Place::from_state(from), Place::from_state(to), word);
+        });
+        assert_eq!(cuts.len(), 1, "nothing is stored");
+        if !has_room {
+            self.show_answers();
+        }
+    }
+
+    /// Each may be the last that the driver is shown, and what is behind it stays in the ring.
+    fn show_answers(&mut self) {
+        let mut written = Vec::new();
+        let cuts = cuts(&self.region, || self.log.show_answers(|index, word| written.push((index, word))));
+        assert_eq!(cuts.len(), written.len() + 1, "one store for each");
+        self.last = vec![self.remains(cuts[0].clone(), &self.in_flight)];
+        for (cut, (index, word)) in cuts[1..].iter().zip(written) {
+            self.last.push(self.remains(cut.clone(), &self.in_flight));
+            assert_eq!(index, self.state.used & 0x7fff);
+            self.ring[usize::from(index)] = (word >> 48) as u16;
+            self.state.used = advanced(self.state.used, self.answers.remove(0), self.size());
+            self.last.push(self.remains(cut.clone(), &self.in_flight));
+        }
     }
 
     fn publish(&mut self) {
         let before = self.in_flight.clone();
         self.last.clear();
+        if !self.answers.is_empty() {
+            self.show_answers();
+        }
         if let Some(places) = self.batch_places() {
             let first = self.state.used;
             let used = advanced(first, places, self.size());
@@ -186,8 +222,18 @@ impl PackedModel {
         let places: usize = self.in_flight.iter().map(|chain| chain.descriptors.len()).sum();
         assert_eq!(state.used, remains.used);
         assert_eq!(state.avail, advanced(state.used, places as u16, self.size()));
+        let mut at = state.avail;
+        for _ in 0..remains.answered {
+            assert_eq!(
+                self.ring[usize::from(at & 0x7fff)],
+                flags(at & 0x8000 != 0, false),
+                "lost at {at:#x}"
+            );
+            at = advanced(at, 1, self.size());
+        }
         self.state = state;
         self.batch.clear();
+        self.answers.clear();
         let mut at = state.used;
         while at != state.avail || (places == self.ring.len() && at == state.used) {
             self.ring[usize::from(at & 0x7fff)] = flags(at & 0x8000 != 0, false);
