@@ -174,16 +174,17 @@ impl PackedModel {
 
     /// Each may be the last that the driver is shown, and what is behind it stays in the ring.
     fn show_answers(&mut self) {
-        let mut written = Vec::new();
-        let cuts = cuts(&self.region, || self.log.show_answers(|index, word| written.push((index, word))));
+        let (region, mut written) = (&self.region, Vec::new());
+        let write = |index, word| written.push((region.bytes(), index, word));
+        let cuts = cuts(region, || self.log.show_answers(write));
         assert_eq!(cuts.len(), written.len() + 1, "one store for each");
         self.last = vec![self.remains(cuts[0].clone(), &self.in_flight)];
-        for (cut, (index, word)) in cuts[1..].iter().zip(written) {
+        for (cut, index, word) in written {
             self.last.push(self.remains(cut.clone(), &self.in_flight));
             assert_eq!(index, self.state.used & 0x7fff);
             self.ring[usize::from(index)] = (word >> 48) as u16;
             self.state.used = advanced(self.state.used, self.answers.remove(0), self.size());
-            self.last.push(self.remains(cut.clone(), &self.in_flight));
+            self.last.push(self.remains(cut, &self.in_flight));
         }
     }
 
