@@ -113,8 +113,14 @@ impl<L: Log> Logged<L> {
     #[inline]
     fn settle(&mut self) {
         if !self.log.is_settled(&self.ring) {
-            self.log.settle(&mut self.ring);
+            self.settle_now();
         }
+    }
+
+    /// Once per batch; out of the way of what is done for each request.
+    #[inline(never)]
+    fn settle_now(&mut self) {
+        self.log.settle(&mut self.ring);
     }
 }
 
@@ -291,7 +297,7 @@ impl Log for PackedLog {
     #[inline]
     fn settle(&mut self, ring: &mut PackedQueue) {
         if self.has_answers() {
-            self.show_answers(|index, word| ring.write_used(index, word));
+            self.show_answers(ring.used(), |index, word| ring.write_used(index, word));
             ring.all_shown();
         } else {
             self.publishing(ring.used());

@@ -127,7 +127,6 @@ impl PackedLog {
         if let Some(answer) = self.answers.get_mut(self.answered) {
             *answer = Answer { used: used_word(behind, used), word };
             self.answered += 1;
-            self.used = behind;
         }
         self.answered < self.answers.len()
     }
@@ -137,17 +136,18 @@ impl PackedLog {
         self.answered > 0
     }
 
-    /// Shows the driver the chains that were answered, one right behind the other; `write` puts a second half at a place. Each
-    /// alone, because a used descriptor that is not the first overwrites a chain that the driver has not been shown, and the
+    /// Shows the driver the chains that were answered, one right behind the other; `behind` is behind all of them, and `write`
+    /// puts a second half at a place. Each alone, because a used descriptor that is not the first overwrites a chain that the driver has not been shown, and the
     /// log has no copy of these.
     #[inline]
-    pub(crate) fn show_answers(&mut self, mut write: impl FnMut(u16, u64)) {
+    pub(crate) fn show_answers(&mut self, behind: Place, mut write: impl FnMut(u16, u64)) {
         for &Answer { used, word } in &self.answers[..self.answered] {
             self.region.words.store_u64(USED_AT, used);
             let [_, index, ..] = apart(used);
             write(index, word);
         }
         self.answered = 0;
+        self.used = behind;
     }
 
     /// A chain that was kept is done; its used descriptor comes behind those of the batch so far.

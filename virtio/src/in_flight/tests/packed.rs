@@ -176,7 +176,11 @@ impl PackedModel {
     fn show_answers(&mut self) {
         let (region, mut written) = (&self.region, Vec::new());
         let write = |index, word| written.push((region.bytes(), index, word));
-        let cuts = cuts(region, || self.log.show_answers(write));
+        let behind = self
+            .answers
+            .iter()
+            .fold(self.state.used, |at, places| advanced(at, *places, self.ring.len() as u16));
+        let cuts = cuts(region, || self.log.show_answers(Place::from_state(behind), write));
         assert_eq!(cuts.len(), written.len() + 1, "one store for each");
         self.last = vec![self.remains(cuts[0].clone(), &self.in_flight)];
         for (cut, index, word) in written {
