@@ -96,9 +96,15 @@ impl DirectDisk {
         Ok(hasher.finish())
     }
 
+    /// Reads 4 KiB, and does not look at them.
+    pub(crate) fn read_block(&self, offset: u64) -> Result<(), Fail> {
+        let mut memory = Aligned::new(0);
+        self.file.read_exact_at(memory.slice(ALIGNMENT), offset).map_err(Fail::file("read", &self.path))
+    }
+
     /// Whether 4 KiB can be read there.
     pub(crate) fn can_read(&self, offset: u64) -> bool {
-        self.file.read_exact_at(Aligned::new(0).slice(ALIGNMENT), offset).is_ok()
+        self.read_block(offset).is_ok()
     }
 }
 

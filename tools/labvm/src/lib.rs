@@ -35,6 +35,7 @@ mod pattern;
 mod qsd;
 mod results;
 mod spinblk;
+mod spread;
 mod stack;
 mod state;
 mod vdpa;

@@ -7,40 +7,80 @@ use crate::state::vduse_nodes;
 use crate::vdpa;
 use crate::wait::wait_for;
 use nix::sys::signal::Signal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 const START_LIMIT_S: u64 = 20;
 const STOP_LIMIT_S: u64 = 20;
 
-/// A running qemu-storage-daemon with one exported disk that answers and does nothing, like the null disk of spinblk.
+/// A disk that it exports.
+pub(crate) struct Export {
+    name: String,
+    backing: String,
+    queues: u32,
+    queue_size: u32,
+}
+
+impl Export {
+    /// One that answers and does nothing, like the null disk of spinblk.
+    pub(crate) fn null(name: &str, size_mib: u64) -> Export {
+        Export::of(name, format!("null-co,node-name=n0,size={},read-zeroes=off", size_mib << 20))
+    }
+
+    /// A block device, used as spinblk uses it.
+    pub(crate) fn block_device(name: &str, path: &Path) -> Export {
+        let file = path.display();
+        Export::of(name, format!("host_device,node-name=n0,filename={file},cache.direct=on,aio=io_uring"))
+    }
+
+    fn of(name: &str, backing: String) -> Export {
+        Export { name: name.to_owned(), backing, queues: 2, queue_size: 256 }
+    }
+
+    pub(crate) fn queues(self, queues: u32, queue_size: u32) -> Export {
+        Export { queues, queue_size, ..self }
+    }
+
+    fn argument(&self) -> String {
+        let Export { name, queues, queue_size, .. } = self;
+        format!(
+            "vduse-blk,id=e0,node-name=n0,name={name},num-queues={queues},queue-size={queue_size},writable=on"
+        )
+    }
+}
+
+/// A running qemu-storage-daemon with one exported disk.
 pub(crate) struct Qsd {
     name: String,
     process: Job,
 }
 
 impl Qsd {
-    /// Exports a null disk of `size_mib` and attaches it; gives the block device as well.
-    pub(crate) fn serve_null(
-        lab: &Lab,
-        name: &str,
-        size_mib: u64,
-        queues: u32,
-        queue_size: u32,
-    ) -> Result<(Qsd, PathBuf), Fail> {
-        let size_bytes = size_mib << 20;
-        let process = Cmd::new("qemu-storage-daemon")
-            .arg("--blockdev")
-            .arg(format!("null-co,node-name=n0,size={size_bytes},read-zeroes=off"))
-            .arg("--export")
-            .arg(format!(
-                "vduse-blk,id=e0,node-name=n0,name={name},num-queues={queues},queue-size={queue_size},writable=on"
-            ))
-            .spawn_into(&lab.out_dir().join(format!("qsd-{name}.log")))?;
-        let qsd = Qsd { name: name.to_owned(), process };
-        wait_for(&format!("/dev/vduse/{name}"), START_LIMIT_S, || vduse_nodes().iter().any(|n| n == name))?;
+    /// Exports a disk and attaches it; gives the block device as well.
+    pub(crate) fn serve(lab: &Lab, export: &Export) -> Result<(Qsd, PathBuf), Fail> {
+        let qsd = Qsd::spawn(lab, export)?;
+        let name = &export.name;
+        wait_for(&format!("/dev/vduse/{name}"), START_LIMIT_S, || vduse_nodes().contains(name))?;
         vdpa::add(name)?;
         let device = vdpa::block_device(name)?;
         Ok((qsd, device))
+    }
+
+    /// Starts it, and waits for nothing.
+    pub(crate) fn spawn(lab: &Lab, export: &Export) -> Result<Qsd, Fail> {
+        let process = Cmd::new("qemu-storage-daemon")
+            .args(["--blockdev", &export.backing, "--export", &export.argument()])
+            .spawn_into(&lab.out_dir().join(format!("qsd-{}.log", export.name)))?;
+        Ok(Qsd { name: export.name.clone(), process })
+    }
+
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.process.ended().is_some()
+    }
+
+    /// Ends it without a chance to clean up.
+    pub(crate) fn kill(mut self) -> Result<(), Fail> {
+        self.process.signal(Signal::SIGKILL);
+        self.process.finish(STOP_LIMIT_S).map(drop)
     }
 
     /// Detaches the disk and ends the daemon.

@@ -156,6 +156,10 @@ impl Daemon {
             .map_err(|source| Fail::Json { what: self.report.display().to_string(), source })
     }
 
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.process.ended().is_some()
+    }
+
     /// Ends it without a chance to clean up.
     pub(crate) fn kill(mut self) -> Result<(), Fail> {
         self.process.signal(Signal::SIGKILL);

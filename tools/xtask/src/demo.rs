@@ -1,4 +1,4 @@
-//! `cargo xtask demo` and `cargo xtask lab bench`: scenarios that are run for what they show.
+//! `cargo xtask demo`, `cargo xtask lab bench` and `bench-restart`: scenarios that are run for what they show.
 
 use crate::cargo_tools;
 use crate::error::{Error, Result};
@@ -11,6 +11,8 @@ use std::fs;
 const RUBLK_VERSION: &str = "0.2.15";
 /// What a repeat of the comparison costs besides measuring: four set-ups, eight starts of fio.
 const REPEAT_OVERHEAD_S: u64 = 60;
+/// What a repeat of the comparison of restarts takes at most: four daemons started, killed, started and stopped.
+const RESTARTS_S: u64 = 60;
 /// Measurements of a repeat: four targets at two depths.
 const MEASUREMENTS: u64 = 8;
 
@@ -64,6 +66,18 @@ pub(crate) fn bench(repeats: u32, runtime_s: u32) -> Result<Report> {
     let report = show(&lab, "bench", Some(u64::from(repeats) * repeat_s + REPEAT_OVERHEAD_S))?;
     if report.verdict == Verdict::Passed {
         eprintln!("  done  {}", workspace.results().join("bench/bench.json").display());
+    }
+    Ok(report)
+}
+
+/// The comparison of restarts after a kill.
+pub(crate) fn bench_restart(repeats: u32) -> Result<Report> {
+    let workspace = Workspace::find()?;
+    let mut lab = Lab::prepare(&workspace, true)?;
+    lab.settings.insert("repeats".to_owned(), repeats.to_string());
+    let report = show(&lab, "bench-restart", Some(u64::from(repeats) * RESTARTS_S + REPEAT_OVERHEAD_S))?;
+    if report.verdict == Verdict::Passed {
+        eprintln!("  done  {}", workspace.results().join("bench-restart/bench-restart.json").display());
     }
     Ok(report)
 }

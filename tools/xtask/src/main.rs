@@ -93,6 +93,12 @@ enum LabTask {
         #[arg(long, default_value_t = 5)]
         runtime_s: u32,
     },
+    /// Kill spinblk and qemu-storage-daemon in turn, in one boot, and compare how soon they serve again
+    BenchRestart {
+        /// How often each of them is killed
+        #[arg(long, default_value_t = 9)]
+        repeats: u32,
+    },
 }
 
 fn main() -> ExitCode {
@@ -103,6 +109,9 @@ fn main() -> ExitCode {
         Task::Lab(LabTask::Shell) => shell(),
         Task::Lab(LabTask::Bench { repeats, runtime_s }) => {
             demo::bench(repeats, runtime_s).map(|one| exit_code(&[one]))
+        }
+        Task::Lab(LabTask::BenchRestart { repeats }) => {
+            demo::bench_restart(repeats).map(|one| exit_code(&[one]))
         }
         Task::Bench(task) => bench::bench(&task).map(|()| ExitCode::SUCCESS),
         Task::Demo { container, vm } => {

@@ -9,7 +9,7 @@ use crate::fail::Fail;
 use crate::fio::FioJob;
 use crate::lab::Lab;
 use crate::null_blk::NullBlk;
-use crate::qsd::Qsd;
+use crate::qsd::{Export, Qsd};
 use crate::spinblk::{Daemon, Disk};
 use crate::wait::wait_for;
 use serde::Serialize;
@@ -95,8 +95,10 @@ impl Served {
                 let disk = Disk::null("bench0", SIZE_MIB).set("queues", QUEUES).set("queue-size", QUEUE_SIZE);
                 Daemon::start_one(lab, disk).map(|(daemon, device)| Served::Spinblk(daemon, device))
             }
-            Target::Qsd => Qsd::serve_null(lab, "bench0", SIZE_MIB, QUEUES, QUEUE_SIZE)
-                .map(|(qsd, device)| Served::Qsd(qsd, device)),
+            Target::Qsd => {
+                let export = Export::null("bench0", SIZE_MIB).queues(QUEUES, QUEUE_SIZE);
+                Qsd::serve(lab, &export).map(|(qsd, device)| Served::Qsd(qsd, device))
+            }
             Target::Ublk => start_rublk(lab),
             Target::NullBlk => NullBlk::without_memory(lab, "ceiling", SIZE_MIB).map(Served::NullBlk),
         }

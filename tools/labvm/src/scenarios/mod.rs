@@ -1,6 +1,7 @@
 //! The scenarios, and the table by which the host knows them.
 
 mod bench;
+mod bench_restart;
 mod change;
 mod command_line;
 mod conformance;
@@ -269,6 +270,13 @@ pub const TABLE: &[Scenario] = &[
         .programs(&["spinblk", "rublk"])
         .bound_s(1800)
         .by_hand(),
+    Scenario::new(
+        "bench-restart",
+        "from kill -9 to the first I/O, side by side with qemu-storage-daemon",
+        bench_restart::run,
+    )
+    .bound_s(900)
+    .by_hand(),
 ];
 
 /// The scenario of that name.
