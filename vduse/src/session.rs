@@ -304,7 +304,8 @@ impl Session {
     fn start_queue(&mut self, index: u16, start: Start) -> Result<bool, Error> {
         let name = self.device.name();
         let info = self.device.vq_info(index)?;
-        if !info.ready {
+        // A machine monitor may make queues ready that its guest has not set up.
+        if !info.ready || info.size == 0 {
             return Ok(false);
         }
         let size = u16::try_from(info.size).ok().filter(|&size| size <= self.queue_size);

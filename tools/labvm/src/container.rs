@@ -10,23 +10,18 @@
 use crate::block::attribute;
 use crate::command::Cmd;
 use crate::fail::Fail;
+use crate::root::{self, BUSYBOX};
 use crate::state::names_in;
 use nix::mount::{MsFlags, mount};
 use serde_json::{Value, json};
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 const CGROUPS: &str = "/sys/fs/cgroup";
 /// On the same file system as the guest's programs, so that links will do.
 const BUNDLES: &str = "/containers";
-const LOADER: &str = "/lib64/ld-linux-x86-64.so.2";
-/// Loaded at run time by the C library when a thread is cancelled, so that the loader does not list it.
-const LOADED_LATE: &str = "/lib/x86_64-linux-gnu/libgcc_s.so.1";
-const BUSYBOX: &str = "/bin/busybox";
 const PROGRAMS: [&str; 3] = ["/usr/bin/fio", "/usr/bin/mke2fs", "/usr/bin/e2fsck"];
 const APPLETS: [&str; 8] = ["sh", "cat", "cp", "cmp", "dd", "mknod", "mount", "umount"];
-const FOLDERS: [&str; 5] = ["dev", "proc", "sys", "tmp", "mnt"];
 /// The profile that is given to users.
 const SECCOMP: &str = include_str!("../../../deploy/seccomp-io_uring.json");
 const LIMIT_S: u64 = 120;
@@ -48,13 +43,7 @@ impl Container {
         let number = COUNTER.fetch_add(1, Ordering::Relaxed);
         let bundle = Path::new(BUNDLES).join(format!("{}-{number}", std::process::id()));
         let root = bundle.join("rootfs");
-        for folder in FOLDERS {
-            let path = root.join(folder);
-            std::fs::create_dir_all(&path).map_err(Fail::file("create", &path))?;
-        }
-        for file in files()? {
-            link(&file, &root)?;
-        }
+        root::make(&root, &PROGRAMS)?;
         for applet in APPLETS {
             let path = root.join("bin").join(applet);
             std::os::unix::fs::symlink(BUSYBOX, &path).map_err(Fail::file("create", &path))?;
@@ -83,30 +72,6 @@ impl Drop for Container {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.bundle);
     }
-}
-
-/// The programs and the libraries that they load.
-fn files() -> Result<BTreeSet<PathBuf>, Fail> {
-    let mut files: BTreeSet<PathBuf> = PROGRAMS.iter().chain(&[BUSYBOX, LOADER]).map(PathBuf::from).collect();
-    files.extend(Some(PathBuf::from(LOADED_LATE)).filter(|path| path.exists()));
-    for program in PROGRAMS {
-        files.extend(libraries(&Cmd::new(LOADER).args(["--list", program]).run()?));
-    }
-    Ok(files)
-}
-
-/// The paths in the loader's list, in lines of `name => path (address)`.
-fn libraries(list: &str) -> impl Iterator<Item = PathBuf> {
-    let path = |line: &str| line.split_once("=> ")?.1.split_whitespace().next().map(PathBuf::from);
-    list.lines().filter_map(path).filter(|path| path.is_absolute())
-}
-
-fn link(file: &Path, root: &Path) -> Result<(), Fail> {
-    let target = root.join(file.strip_prefix("/").unwrap_or(file));
-    if let Some(folder) = target.parent() {
-        std::fs::create_dir_all(folder).map_err(Fail::file("create", folder))?;
-    }
-    std::fs::hard_link(file, &target).map_err(Fail::file("link", file))
 }
 
 /// The container as the OCI runtime specification has it.
@@ -155,14 +120,6 @@ fn config(words: &[String], capabilities: &[&str], device: &Path) -> Result<Valu
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn reads_the_loaders_list() {
-        let list = "\tlinux-vdso.so.1 (0x7ffc)\n\tlibaio.so.1 => /lib/x86_64-linux-gnu/libaio.so.1 (0x7f)\n\
-                    \t/lib64/ld-linux-x86-64.so.2 (0x7f)\n";
-        let found: Vec<PathBuf> = libraries(list).collect();
-        assert_eq!(found, [PathBuf::from("/lib/x86_64-linux-gnu/libaio.so.1")]);
-    }
 
     #[test]
     fn the_profile_refuses_some_calls_and_none_of_io_uring() {

@@ -21,6 +21,17 @@ pub const DRIVE_SERIAL: &str = "DRIVE-";
 pub const LIFE_VARIABLE: &str = "LIFE";
 /// The test of the block devices' contract, as a program in the guest.
 pub const CONFORMANCE: &str = "bdev-conformance";
+/// The emulator, as a program in the guest.
+pub const QEMU: &str = "qemu-system-x86_64";
+/// Where its kernel lies, for a machine that the guest boots itself.
+pub const KERNEL_PATH: &str = "/lab/vmlinux";
+/// PVH boot of a kernel for emulation: no self tests of crypto that nobody uses, no mitigations, a reboot (that
+/// is, the end of QEMU) instead of a hang after a panic. What the kernel does not know becomes init's environment.
+pub const KERNEL_COMMAND_LINE: &str = "console=ttyS0 panic=-1 oops=panic mitigations=off nokaslr tsc=reliable \
+    random.trust_cpu=on quiet loglevel=5 initcall_blacklist=crypto_kdf108_init,jent_mod_init \
+    PATH=/usr/bin:/usr/sbin:/bin:/sbin HOME=/root";
+/// The kernel's word for how fast the time stamp counter runs, which an emulated machine does not find out by itself.
+pub const TSC_WORD: &str = "tsc_early_khz=";
 /// How long before the host's limit the guest gives up by itself, to bring its results home.
 pub const GUEST_MARGIN_S: u64 = 20;
 

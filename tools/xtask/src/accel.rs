@@ -1,7 +1,7 @@
 //! Whether KVM really works here: `/dev/kvm` may exist and still not run a guest, so a guest is booted.
 
 use crate::error::{Error, Result};
-use crate::initramfs::{self, Extras};
+use crate::initramfs::{self, Contents, Extras};
 use crate::kernel::Kernel;
 use crate::progress::step;
 use crate::vm::{Accel, Console, Machine};
@@ -38,7 +38,7 @@ fn probe(workspace: &Workspace, kernel: &Kernel, base: &Path, labvm: &Path) -> R
     let initrd = folder.path().join("initrd");
     let plan =
         Plan { mode: Mode::Probe, scenarios: Vec::new(), limit_s: PROBE_LIMIT_S, settings: BTreeMap::new() };
-    initramfs::image(base, &Extras { labvm, programs: &[], plan: &plan }, &initrd)?;
+    initramfs::image(base, &Extras { labvm, contents: &Contents::default(), plan: &plan }, &initrd)?;
     let machine = Machine {
         accel: Accel::Kvm,
         vcpus: 1,

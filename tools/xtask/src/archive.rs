@@ -40,6 +40,11 @@ impl Archive {
         self.add(path, Entry::Copy { from: from.to_path_buf(), mode: 0o755 });
     }
 
+    /// The content of a file of the host.
+    pub(crate) fn file(&mut self, path: &str, from: &Path) {
+        self.add(path, Entry::Copy { from: from.to_path_buf(), mode: 0o644 });
+    }
+
     /// Everything in a folder of the host.
     pub(crate) fn tree(&mut self, path: &str, from: &Path) -> Result<()> {
         let entries = fs::read_dir(from).map_err(Error::file("read", from))?;

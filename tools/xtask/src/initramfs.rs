@@ -50,12 +50,21 @@ const LOADED_LATE: &str = "/lib/x86_64-linux-gnu/libgcc_s.so.1";
 /// How many older base archives stay in the cache.
 const KEPT: usize = 2;
 
+/// What some scenarios need besides the base.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Contents {
+    /// Programs, by path; they come with their libraries.
+    pub(crate) programs: Vec<PathBuf>,
+    /// Other files: the place of each in the guest, and its path.
+    pub(crate) files: Vec<(String, PathBuf)>,
+}
+
 /// What a run adds to the base.
 pub(crate) struct Extras<'a> {
     /// The init program.
     pub(crate) labvm: &'a Path,
-    /// More programs, by path.
-    pub(crate) programs: &'a [PathBuf],
+    /// What its scenarios need.
+    pub(crate) contents: &'a Contents,
     /// What the guest is to do.
     pub(crate) plan: &'a Plan,
 }
@@ -90,9 +99,12 @@ pub(crate) fn base(workspace: &Workspace, kernel: &Kernel) -> Result<PathBuf> {
 pub(crate) fn image(base: &Path, extras: &Extras<'_>, path: &Path) -> Result<()> {
     let mut archive = Archive::default();
     archive.program("init", extras.labvm);
-    let mut programs = extras.programs.to_vec();
+    let mut programs = extras.contents.programs.clone();
     programs.push(extras.labvm.to_path_buf());
     add_programs(&mut archive, &programs, &libraries(&programs)?);
+    for (place, path) in &extras.contents.files {
+        archive.file(place, path);
+    }
     let plan = serde_json::to_string(extras.plan);
     archive.text(PLAN_PATH, &plan.map_err(|source| Error::Json { what: "the plan".to_owned(), source })?);
     fs::copy(base, path).map_err(Error::file("copy", base))?;

@@ -2,21 +2,20 @@
 //! machine, boots as often as it must, and keeps the results.
 
 mod build;
+mod contents;
 
 use crate::accel;
 use crate::error::{Error, Result};
-use crate::initramfs::{self, Extras};
+use crate::initramfs::{self, Contents, Extras};
 use crate::kernel::{self, Kernel};
 use crate::outcome::reports;
-use crate::packages::{CONTAINER, LAB, Packages};
+use crate::packages::{LAB, Packages};
 use crate::process::{command, output};
-use crate::programs::find;
 use crate::progress::step;
 use crate::rig::Rig;
-use crate::unpacked;
 use crate::vm::{Accel, Console, Ending, Machine};
 use crate::workspace::{Workspace, make_dir};
-use labvm::protocol::{CONFORMANCE, Event, GUEST_MARGIN_S, Mode, Plan, Planned};
+use labvm::protocol::{Event, GUEST_MARGIN_S, Mode, Plan, Planned};
 use labvm::scenarios::Scenario;
 use std::collections::BTreeMap;
 use std::fs;
@@ -95,14 +94,15 @@ impl Lab {
             let _ = fs::remove_dir_all(self.workspace.results().join(scenario.name));
         }
         empty(&folder)?;
-        let programs = self.programs_for(batch)?;
+        let mut contents = contents::wanted(&self.workspace, &self.kernel, batch)?;
+        contents.programs.extend(self.programs.iter().cloned());
         let mut rig = match self.rig(batch[0], &folder) {
             Ok(rig) => rig,
             Err(Error::Interrupted) => return Err(Error::Interrupted),
             // The scenario's subject does not even start.
             Err(error) => return Ok(vec![Report::failed_on_host(batch[0].name, &error)]),
         };
-        let ending = self.start(&plan, &programs, &folder, batch[0].vcpus, Console::Live, rig.as_mut())?;
+        let ending = self.start(&plan, &contents, &folder, batch[0].vcpus, Console::Live, rig.as_mut())?;
         let tar = folder.join("files.tar");
         if fs::metadata(&tar).is_ok_and(|metadata| metadata.len() > 0) {
             let results = self.workspace.results();
@@ -121,23 +121,6 @@ impl Lab {
             }
         }
         Ok(reports)
-    }
-
-    /// What goes into the guest; what takes a build or a download only where it is wanted.
-    fn programs_for(&self, batch: &[&Scenario]) -> Result<Vec<PathBuf>> {
-        let mut programs = self.programs.clone();
-        let wanted = |program| batch.iter().any(|scenario| scenario.programs.contains(&program));
-        if wanted(CONFORMANCE) {
-            programs.push(build::conformance(&self.workspace)?);
-        }
-        if wanted("crun") {
-            Packages::new(&self.workspace)?.ensure(CONTAINER)?;
-            programs.push(find("crun")?);
-        }
-        if wanted("mdadm") {
-            programs.push(unpacked::program(&self.workspace, "mdadm", "mdadm")?);
-        }
-        Ok(programs)
     }
 
     /// The hardware that a scenario wants from the host.
@@ -159,13 +142,14 @@ impl Lab {
         };
         let folder = self.workspace.results().join("shell");
         empty(&folder)?;
-        self.start(&plan, &self.programs, &folder, SHELL_VCPUS, Console::Terminal, None).map(drop)
+        let contents = Contents { programs: self.programs.clone(), files: Vec::new() };
+        self.start(&plan, &contents, &folder, SHELL_VCPUS, Console::Terminal, None).map(drop)
     }
 
     fn start(
         &self,
         plan: &Plan,
-        programs: &[PathBuf],
+        contents: &Contents,
         folder: &Path,
         vcpus: u32,
         console: Console,
@@ -177,7 +161,7 @@ impl Lab {
             .tempdir_in(&self.workspace.cache)
             .map_err(Error::file("create a folder in", &self.workspace.cache))?;
         let initrd = work.path().join("initrd");
-        initramfs::image(&self.base, &Extras { labvm: &self.labvm, programs, plan }, &initrd)?;
+        initramfs::image(&self.base, &Extras { labvm: &self.labvm, contents, plan }, &initrd)?;
         if self.keep {
             eprintln!("  kept  {}", initrd.display());
         }

@@ -11,7 +11,7 @@ use crate::process::{Running, command, interrupted, spawn, spawn_on_terminal, wo
 use crate::programs::find;
 use crate::rig::Rig;
 use follower::Follower;
-use labvm::protocol::{EVENTS_PORT, Event, FILES_PORT, LIFE_VARIABLE};
+use labvm::protocol::{EVENTS_PORT, Event, FILES_PORT, KERNEL_COMMAND_LINE, LIFE_VARIABLE, QEMU, TSC_WORD};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -19,11 +19,8 @@ use std::time::{Duration, Instant};
 
 const STEP: Duration = Duration::from_millis(50);
 const MEMORY_MIB: u32 = 3072;
-/// PVH boot of a kernel for emulation: no self tests of crypto that nobody uses, no mitigations, a reboot (that
-/// is, the end of QEMU) instead of a hang after a panic. What the kernel does not know becomes init's environment.
-const KERNEL_COMMAND_LINE: &str = "console=ttyS0 panic=-1 oops=panic mitigations=off nokaslr tsc=reliable \
-    random.trust_cpu=on quiet loglevel=5 initcall_blacklist=crypto_kdf108_init,jent_mod_init \
-    PATH=/usr/bin:/usr/sbin:/bin:/sbin HOME=/root";
+/// 2 MiB pages for the disks in RAM and the bounce regions: 2 disks of 256 MiB, 2 x 64 MiB, and some air.
+const HUGEPAGES: &str = "hugepages=384";
 
 /// How QEMU runs the guest's code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -144,7 +141,7 @@ impl Machine<'_> {
 
     /// QEMU, started so that it dies with this process whatever happens to it.
     fn command(&self, setpriv: &Path, life: u32) -> Command {
-        let mut qemu = command(&setpriv.to_string_lossy(), ["--pdeathsig", "KILL", "qemu-system-x86_64"]);
+        let mut qemu = command(&setpriv.to_string_lossy(), ["--pdeathsig", "KILL", QEMU]);
         qemu.args([
             "-nodefaults",
             "-display",
@@ -158,9 +155,9 @@ impl Machine<'_> {
         qemu.arg("-kernel").arg(self.kernel).arg("-initrd").arg(self.initrd);
         let clock = match self.accel {
             Accel::Kvm => String::new(),
-            Accel::Tcg => format!(" tsc_early_khz={}", tsc::khz()),
+            Accel::Tcg => format!(" {TSC_WORD}{}", tsc::khz()),
         };
-        qemu.args(["-append", &format!("{KERNEL_COMMAND_LINE}{clock} {LIFE_VARIABLE}={life}")]);
+        qemu.args(["-append", &format!("{KERNEL_COMMAND_LINE}{clock} {HUGEPAGES} {LIFE_VARIABLE}={life}")]);
         // What a life says is added to what those before it said.
         let log = |id, name| format!("file,id={id},append=on,path={}", self.file(name).display());
         qemu.args(["-chardev", &log("console", "console.log"), "-serial", "chardev:console"]);

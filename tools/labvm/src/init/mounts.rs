@@ -5,7 +5,7 @@ use crate::fail::Fail;
 use crate::results::OUT_DIR;
 use nix::mount::{MsFlags, mount};
 use nix::sys::termios::{OutputFlags, SetArg, tcgetattr, tcsetattr};
-use std::fs::{File, create_dir_all, read_dir, write};
+use std::fs::{File, create_dir_all, read_dir};
 use std::path::Path;
 
 /// Type and place of every mount, in order.
@@ -20,8 +20,6 @@ const MOUNTS: [(&str, &str); 8] = [
     ("debugfs", "/sys/kernel/debug"),
 ];
 const CONSOLE: &str = "/dev/hvc0";
-/// 2 MiB pages for the disks in RAM and the bounce regions: 2 disks of 256 MiB, 2 x 64 MiB, and some air.
-const HUGEPAGES: &str = "384";
 
 /// Mounts, links, and points stdout to the console that the host shows.
 pub(super) fn prepare() -> Result<(), Fail> {
@@ -32,9 +30,8 @@ pub(super) fn prepare() -> Result<(), Fail> {
     install_applets()?;
     create_dir_all(OUT_DIR).map_err(Fail::file("create", Path::new(OUT_DIR)))?;
     let _ = std::os::unix::fs::symlink("/proc/self/fd", "/dev/fd");
-    // Best effort: neither has any bearing on most scenarios.
+    // Best effort: it has no bearing on most scenarios.
     let _ = Cmd::new("ip").args(["link", "set", "lo", "up"]).run();
-    let _ = write("/proc/sys/vm/nr_hugepages", HUGEPAGES);
     Ok(())
 }
 

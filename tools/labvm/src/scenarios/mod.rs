@@ -23,10 +23,11 @@ mod unit;
 mod vdpa_perf;
 mod verify;
 mod vm_client;
+mod vm_guest;
 
 use crate::fail::Fail;
 use crate::lab::Lab;
-use crate::protocol::{CONFORMANCE, Drives, Hardware, HostDisk};
+use crate::protocol::{CONFORMANCE, Drives, Hardware, HostDisk, QEMU};
 
 /// One thing that can be run in the lab.
 #[derive(Debug, Clone, Copy)]
@@ -131,6 +132,13 @@ pub const TABLE: &[Scenario] = &[
         vm_client::rebind,
     )
     .bound_s(300),
+    Scenario::new(
+        "vhost-vdpa-guest",
+        "a virtual machine inside of the lab's has the disk as a vDPA device: fio verify",
+        vm_guest::run,
+    )
+    .programs(&["spinblk", QEMU])
+    .bound_s(1000),
     Scenario::new("attributes", "serial, size, queues and cache mode in sysfs", content::attributes),
     Scenario::new("read-only", "a read-only disk is read, and refuses writes", content::read_only),
     Scenario::new("verify-malloc", "mixed sizes with checksums, 4 jobs, on malloc", verify::malloc)
