@@ -40,6 +40,7 @@ mod spinblk;
 mod spread;
 mod stack;
 mod state;
+mod systemd;
 mod vdpa;
 mod wait;
 

@@ -5,6 +5,7 @@ use cpio::newc::{Builder, ModeFileType, trailer};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// The tree; a folder above an entry comes by itself.
@@ -40,9 +41,11 @@ impl Archive {
         self.add(path, Entry::Copy { from: from.to_path_buf(), mode: 0o755 });
     }
 
-    /// The content of a file of the host.
+    /// The content of a file of the host, with its rights.
     pub(crate) fn file(&mut self, path: &str, from: &Path) {
-        self.add(path, Entry::Copy { from: from.to_path_buf(), mode: 0o644 });
+        // One that is not there is told when it is read.
+        let mode = fs::metadata(from).map_or(0o644, |metadata| metadata.mode() & 0o777);
+        self.add(path, Entry::Copy { from: from.to_path_buf(), mode });
     }
 
     /// Everything in a folder of the host.

@@ -35,6 +35,8 @@ pub(crate) const LAB: &[Need] = &[
 ];
 /// What scenarios with containers need besides.
 pub(crate) const CONTAINER: &[Need] = &[("crun", 0)];
+/// What scenarios with systemd need besides.
+pub(crate) const SYSTEMD: &[Need] = &[("systemd", 0)];
 /// What the tests on the host need besides.
 pub(crate) const TEST: &[Need] =
     &[("g++", 0), ("strace", 0), ("valgrind", 0), ("python3-venv", 0), ("tmux", 0)];

@@ -67,7 +67,7 @@ fn run(lab: &Lab, packed: bool, cycles: u32) -> Result<(), Fail> {
         victim = victim.die(more)?;
         lab.say(&format!("cycle {cycle}: {}", victim.tally.last));
     }
-    load.fio.finish()?;
+    load.finish()?;
     victim = victim.die(0)?;
     let Victim { daemon, device, tally, .. } = victim;
     load.job.set("verify_only", 1).run(lab)?;
@@ -168,22 +168,22 @@ fn block_counters(device: &Path) -> (u64, u64) {
     (field(0) + field(4), field(8))
 }
 
-/// fio, again and again.
-struct Load {
+/// fio, again and again, on the first 80 MiB of a disk.
+pub(super) struct Load {
     fio: RunningFio,
     job: FioJob,
     number: u32,
 }
 
 impl Load {
-    fn start(device: &Path, number: u32) -> Result<Load, Fail> {
+    pub(super) fn start(device: &Path, number: u32) -> Result<Load, Fail> {
         let job = FioJob::new(&format!("load-{number}"), device, "randwrite", "4k-64k");
         let job = job.depth(32).jobs(JOBS, PART_MIB).verify().set("randseed", number);
         Ok(Load { fio: job.start()?, job, number })
     }
 
     /// Waits until it loads the disk; starts it anew if it has ended, which it may only without an error.
-    fn keep_up(&mut self, device: &Path) -> Result<(), Fail> {
+    pub(super) fn keep_up(&mut self, device: &Path) -> Result<(), Fail> {
         loop {
             let fio = &mut self.fio;
             let loads = || fio.has_ended() || block_counters(device).1 > 0;
@@ -194,6 +194,11 @@ impl Load {
             self.fio.finish()?;
             *self = Load::start(device, self.number + 1)?;
         }
+    }
+
+    /// Waits until fio has read what it wrote; no error is allowed.
+    pub(super) fn finish(&mut self) -> Result<(), Fail> {
+        self.fio.finish().map(drop)
     }
 }
 
@@ -260,7 +265,7 @@ pub(super) fn freeze(lab: &mut Lab) -> Result<(), Fail> {
     let (later, in_flight) = block_counters(&device);
     ensure!(in_flight > 0 && later == done, "d0 was served by a frozen daemon: {done}, then {later} I/Os");
     daemon.thaw();
-    load.fio.finish()?;
+    load.finish()?;
     daemon.stop()?;
     ensure!(!device.exists(), "{} outlives a daemon that was stopped", device.display());
     let (daemon, device) = Daemon::start_one(lab, disk())?;

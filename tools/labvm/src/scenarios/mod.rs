@@ -18,6 +18,7 @@ mod lifecycle;
 mod power_cut;
 mod smoke;
 mod stack;
+mod systemd_unit;
 mod takeover;
 mod unit;
 mod vdpa_perf;
@@ -232,6 +233,13 @@ pub const TABLE: &[Scenario] = &[
         .programs(&["spinblk", "crun"])
         .bound_s(300),
     Scenario::new("unit-rights", "a disk served with the capabilities of the unit file alone", unit::run),
+    Scenario::new(
+        "unit-systemd",
+        "the unit under systemd: ready, watched, back after a kill and a hang, stopped; fio goes on",
+        systemd_unit::run,
+    )
+    .programs(&["spinblk", "systemd"])
+    .bound_s(400),
     Scenario::new("two-reactors", "two queues of one disk on two cores", verify::two_reactors)
         .vcpus(3)
         .bound_s(300),

@@ -4,7 +4,7 @@ use super::build;
 use crate::error::{Error, Result};
 use crate::initramfs::Contents;
 use crate::kernel::Kernel;
-use crate::packages::{CONTAINER, Packages};
+use crate::packages::{CONTAINER, Packages, SYSTEMD};
 use crate::programs::find;
 use crate::unpacked;
 use crate::workspace::Workspace;
@@ -15,6 +15,21 @@ use std::path::PathBuf;
 /// What QEMU loads into a machine that boots a kernel, wherever Debian has it.
 const FIRMWARE: [&str; 4] = ["bios-256k.bin", "pvh.bin", "linuxboot_dma.bin", "kvmvapic.bin"];
 const FIRMWARE_FOLDERS: [&str; 2] = ["/usr/share/qemu", "/usr/share/seabios"];
+
+/// The units of systemd's own that a service stands on.
+const UNITS: [&str; 9] = [
+    "basic.target",
+    "local-fs.target",
+    "modprobe@.service",
+    "paths.target",
+    "shutdown.target",
+    "slices.target",
+    "sockets.target",
+    "sysinit.target",
+    "timers.target",
+];
+const UNIT_FOLDER: &str = "/usr/lib/systemd/system";
+const EXECUTOR: &str = "/usr/lib/systemd/systemd-executor";
 
 /// All that these scenarios want.
 pub(super) fn wanted(workspace: &Workspace, kernel: &Kernel, batch: &[&Scenario]) -> Result<Contents> {
@@ -37,6 +52,20 @@ pub(super) fn wanted(workspace: &Workspace, kernel: &Kernel, batch: &[&Scenario]
             let path = firmware(name)?;
             contents.files.push((path.display().to_string(), path));
         }
+    }
+    if wanted("systemd") {
+        Packages::new(workspace)?.ensure(SYSTEMD)?;
+        contents.programs.extend([find("systemd")?, find("systemctl")?]);
+        // Since systemd 254 another program starts the services.
+        let executor = PathBuf::from(EXECUTOR);
+        if executor.is_file() {
+            contents.programs.push(executor.clone());
+            contents.files.push((EXECUTOR.to_owned(), executor));
+        }
+        contents.files.extend(UNITS.map(|unit| {
+            let path = format!("{UNIT_FOLDER}/{unit}");
+            (path.clone(), PathBuf::from(path))
+        }));
     }
     Ok(contents)
 }
