@@ -18,9 +18,9 @@ const UNIT: &str = include_str!("../../../../deploy/spinblk.service");
 const NAME: &str = "spinblk.service";
 const UNITS: &str = "/etc/systemd/system";
 const CONFIG: &str = "/etc/spinblk/spinblk.toml";
-/// There is no journal here; and nobody waits for a watchdog of ten seconds.
-const WATCHDOG_S: u64 = 3;
-const PERIODS: u64 = 4;
+/// Less than the unit has, which would take long, and enough for a busy emulation.
+const WATCHDOG_S: u64 = 5;
+const PERIODS: u64 = 3;
 /// As much as the load wants.
 const DISK_MIB: u64 = 96;
 const RETURN_LIMIT_S: u64 = 60;

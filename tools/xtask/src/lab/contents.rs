@@ -29,6 +29,7 @@ const UNITS: [&str; 9] = [
     "timers.target",
 ];
 const UNIT_FOLDER: &str = "/usr/lib/systemd/system";
+const SYSTEMD_PROGRAM: &str = "/usr/lib/systemd/systemd";
 const EXECUTOR: &str = "/usr/lib/systemd/systemd-executor";
 
 /// All that these scenarios want.
@@ -55,7 +56,7 @@ pub(super) fn wanted(workspace: &Workspace, kernel: &Kernel, batch: &[&Scenario]
     }
     if wanted("systemd") {
         Packages::new(workspace)?.ensure(SYSTEMD)?;
-        contents.programs.extend([find("systemd")?, find("systemctl")?]);
+        contents.programs.extend([PathBuf::from(SYSTEMD_PROGRAM), find("systemctl")?]);
         // Since systemd 254 another program starts the services.
         let executor = PathBuf::from(EXECUTOR);
         if executor.is_file() {
