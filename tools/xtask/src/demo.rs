@@ -11,7 +11,7 @@ use std::fs;
 const RUBLK_VERSION: &str = "0.2.15";
 /// What a repeat of the comparison costs besides measuring: four set-ups, eight starts of fio.
 const REPEAT_OVERHEAD_S: u64 = 60;
-/// What a repeat of the comparison of restarts takes at most: four daemons started, killed, started and stopped.
+/// What a repeat of the comparison of restarts takes at most: five daemons started, killed, started and stopped.
 const RESTARTS_S: u64 = 60;
 /// Measurements of a repeat: four targets at two depths.
 const MEASUREMENTS: u64 = 8;

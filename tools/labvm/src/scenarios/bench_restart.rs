@@ -27,6 +27,8 @@ const NAME: &str = "restart0";
 const SIZE_MIB: u64 = 64;
 const QUEUES: u32 = 2;
 const QUEUE_SIZE: u32 = 256;
+/// Instead of the 64 MiB that it has by itself.
+const SMALL_BOUNCE_MIB: u64 = 8;
 /// Reads before the kill, so that there is one on its way at nearly any moment, and after the restart.
 const WARM_READS: u64 = 200;
 const SERVE_LIMIT_S: u64 = 60;
@@ -36,6 +38,8 @@ const SERVE_LIMIT_S: u64 = 60;
 enum Target {
     #[serde(rename = "spinblk null")]
     SpinblkNull,
+    #[serde(rename = "spinblk null, small bounce region")]
+    SpinblkSmall,
     #[serde(rename = "qemu-storage-daemon null-co")]
     QsdNull,
     #[serde(rename = "spinblk aio on a block device")]
@@ -44,7 +48,8 @@ enum Target {
     QsdBlock,
 }
 
-const TARGETS: [Target; 4] = [Target::SpinblkNull, Target::QsdNull, Target::SpinblkAio, Target::QsdBlock];
+const TARGETS: [Target; 5] =
+    [Target::SpinblkNull, Target::SpinblkSmall, Target::QsdNull, Target::SpinblkAio, Target::QsdBlock];
 
 /// One kill.
 #[derive(Debug, Clone, Serialize)]
@@ -88,6 +93,7 @@ fn measure(lab: &Lab, target: Target, repeat: usize, backing: &Path) -> Result<S
     let reader = Reader::start(&device)?;
     reader.wait_for_reads(WARM_READS, SERVE_LIMIT_S)?;
 
+    reader.watch();
     let killed = Instant::now();
     daemon.kill()?;
     let gone = Instant::now();
@@ -125,6 +131,9 @@ impl Recipe {
         let qsd = |export: Export| Recipe::Qsd(export.queues(QUEUES, QUEUE_SIZE));
         match target {
             Target::SpinblkNull => spinblk(Disk::null(NAME, SIZE_MIB)),
+            Target::SpinblkSmall => {
+                spinblk(Disk::null(NAME, SIZE_MIB).set("bounce-size", format!("{SMALL_BOUNCE_MIB}MiB")))
+            }
             Target::SpinblkAio => spinblk(Disk::aio(NAME, backing)),
             Target::QsdNull => qsd(Export::null(NAME, SIZE_MIB)),
             Target::QsdBlock => qsd(Export::block_device(NAME, backing)),

@@ -16,7 +16,7 @@ pub(super) struct Summary<'a> {
     cpus: usize,
     repeats: usize,
     rows: Vec<Row>,
-    ratios: [Ratio; 2],
+    ratios: [Ratio; 3],
     samples: &'a [Sample],
 }
 
@@ -45,6 +45,7 @@ impl<'a> Summary<'a> {
             rows: TARGETS.iter().map(|target| Row::of(samples, *target)).collect(),
             ratios: [
                 Ratio::of("nothing behind it", samples, Target::SpinblkNull, Target::QsdNull),
+                Ratio::of("the same, small bounce region", samples, Target::SpinblkSmall, Target::QsdNull),
                 Ratio::of("a block device behind it", samples, Target::SpinblkAio, Target::QsdBlock),
             ],
             samples,
@@ -109,6 +110,7 @@ impl Target {
     fn label(self) -> &'static str {
         match self {
             Target::SpinblkNull => "spinblk null",
+            Target::SpinblkSmall => "spinblk null, bounce region of 8 MiB",
             Target::QsdNull => "qemu-storage-daemon null-co, vduse-blk",
             Target::SpinblkAio => "spinblk aio on a block device",
             Target::QsdBlock => "qemu-storage-daemon host_device (io_uring), vduse-blk",
