@@ -119,9 +119,16 @@ impl Call {
         Arc::clone(&self.bell)
     }
 
-    /// Interrupts go to `fd` from now on, or as soon as the write in flight is done.
+    /// One interrupt that nobody asked for: an earlier one may have gone nowhere.
+    pub(crate) fn ring(&self) {
+        self.bell.store(true, Ordering::Relaxed);
+    }
+
+    /// Interrupts go to `fd` from now on, or as soon as the write in flight is done; one goes there at once, because the last
+    /// ones may have gone where nobody looks any more.
     pub(crate) fn replace(&mut self, fd: Option<OwnedFd>, ring: &mut Ring) {
         self.next = Some(fd);
+        self.ring();
         self.drive(ring);
     }
 

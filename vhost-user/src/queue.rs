@@ -101,6 +101,7 @@ impl Queue {
         let (name, queue, call) = (disk.name.clone(), self.index, self.call_copy(disk)?);
         let (blk, bdev, events) = (disk.blk.clone(), Arc::clone(&disk.bdev), Arc::clone(&disk.events));
         let board = Arc::clone(&self.board);
+        let takes_over = log.is_some();
         let started = self.reactor.call(CALL_TIMEOUT, move |reactor| {
             let ring = &mut reactor.core.ring;
             let mut call =
@@ -117,7 +118,13 @@ impl Queue {
                     attach(served, log, ring).map_err(|source| Error::QueueLog { name, queue, source })
                 });
             match opened {
-                Ok((queue, again)) => Ok((reactor.add(Box::new(Served { queue, call })), again)),
+                Ok((queue, again)) => {
+                    if takes_over {
+                        // Another process may have died after it had returned requests and before it told the driver.
+                        call.ring();
+                    }
+                    Ok((reactor.add(Box::new(Served { queue, call })), again))
+                }
                 Err(e) => {
                     call.close(ring);
                     Err(e)

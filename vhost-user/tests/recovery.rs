@@ -5,7 +5,7 @@
 mod common;
 
 use std::fs::File;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -232,6 +232,28 @@ fn a_successor_does_what_was_in_flight_in_a_split_ring() {
 fn a_successor_does_what_was_in_flight_in_a_packed_ring() {
     let _alone = alone();
     die_and_go_on(true);
+}
+
+/// The dead may have returned requests and told nobody. So whoever serves next interrupts once, and once more where interrupts go
+/// from now on.
+#[test]
+fn a_successor_interrupts_though_nothing_is_left_to_do() {
+    let _alone = alone();
+    let (rig, guest) = (Rig::new(1), Many::new(false));
+    let flags = nix::sys::eventfd::EfdFlags::EFD_NONBLOCK;
+    let calls = [(); 2].map(|()| nix::sys::eventfd::EventFd::from_flags(flags).unwrap());
+    let set = |client: &Client, call: &nix::sys::eventfd::EventFd| {
+        client.ask_u64(code::SET_VRING_CALL, &words64(&[0]), &[call.as_fd().as_raw_fd()])
+    };
+    let (client, _log) = guest.start(&rig, 0, |client| {
+        assert_eq!(set(client, &calls[0]), Some(0));
+        client.ask_file(code::GET_INFLIGHT_FD, &in_flight(0, 0, 1, SIZE))
+    });
+    eventually("the first interrupt", || calls[0].read().is_ok());
+    assert_eq!(set(&client, &calls[1]), Some(0));
+    eventually("the second interrupt", || calls[1].read().is_ok());
+    drop(client);
+    assert_eq!(rig.stop().queues[0].board.snapshot().requests, 0);
 }
 
 /// Any log, however damaged, costs at most the session that brought it.
