@@ -6,7 +6,6 @@
 //! ```
 //! It is a program of its own, because the kernel may hold it up for as long as the disk's daemon is away.
 
-mod contents;
 mod disk;
 mod random;
 

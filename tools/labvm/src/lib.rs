@@ -11,8 +11,12 @@
 //!        +---- wishes, answers ------------------+   (another one, with hardware of the host only, see host)
 //! ```
 //!
-//! The library half exists so that the host side shares the table of scenarios and the [`protocol`].
+//! The library half exists so that the host side shares the table of scenarios, the [`protocol`], and what checked data is
+//! made of: [`pattern`], [`contents`], [`dice`].
 
+pub mod contents;
+pub mod dice;
+pub mod pattern;
 pub mod protocol;
 pub mod scenarios;
 
@@ -32,7 +36,6 @@ mod lab;
 mod loop_device;
 mod machine;
 mod null_blk;
-mod pattern;
 mod qsd;
 mod results;
 mod root;

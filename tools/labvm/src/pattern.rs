@@ -11,7 +11,7 @@ const REQUESTS: [usize; 5] = [4 << 10, 60 << 10, STEP_LEN, 12 << 10, 132 << 10];
 
 /// One writing; another number makes other data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Pattern(pub(crate) u64);
+pub struct Pattern(pub u64);
 
 impl Pattern {
     /// Writes a range of bytes.
@@ -20,7 +20,7 @@ impl Pattern {
     }
 
     /// Puts it into a piece that belongs at this byte.
-    pub(crate) fn fill(self, at: u64, piece: &mut [u8]) {
+    pub fn fill(self, at: u64, piece: &mut [u8]) {
         for (word, place) in piece.chunks_exact_mut(WORD_LEN).zip((at..).step_by(WORD_LEN)) {
             word.copy_from_slice(&self.word(place));
         }
@@ -36,7 +36,8 @@ impl Pattern {
     }
 
     /// Whether a piece that was read at this byte holds nothing else.
-    pub(crate) fn is_in(self, at: u64, piece: &[u8]) -> bool {
+    #[must_use]
+    pub fn is_in(self, at: u64, piece: &[u8]) -> bool {
         self.first_wrong(at, piece).is_none()
     }
 

@@ -123,11 +123,21 @@ pub enum Wish {
     Unplug,
     /// Puts it in again, over a new connection.
     Plug,
-    /// Ends the daemon behind the host's disk, which is out of its slot, and starts another one.
+    /// Ends the daemon behind the host's disk as a user would, and starts another one. If the disk is in its slot, the machine
+    /// finds that by itself.
     Restart,
     /// Kills the daemon behind the host's disk, whatever it is doing, and starts another one, which the machine finds by
     /// itself.
     Kill,
+    /// The same, and kills the other one as well, so long after its start, so that it is a third that the machine finds.
+    KillTwice {
+        /// How long the second one lives.
+        after_ms: u64,
+    },
+    /// Stops the daemon behind the host's disk where it is.
+    Freeze,
+    /// Lets it go on.
+    Thaw,
     /// Makes the host's disk larger while the machine works on it.
     Grow {
         /// Its new size.

@@ -6,6 +6,7 @@ use crate::process::{Running, command, interrupted, spawn};
 use crate::programs::find;
 use labvm::protocol::HostDisk;
 use nix::sched::{CpuSet, sched_getaffinity};
+use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use serde_json::Value;
 use std::fs::{self, File};
@@ -36,17 +37,9 @@ impl Daemon {
     /// Starts it on a core that no other reactor has, with what its configuration tells besides that core. Its
     /// configuration, log and report get the stem for a name.
     pub(crate) fn start(program: &Path, disk: HostDisk, given: &str, stem: &Path) -> Result<Daemon> {
-        let (log, report) = (stem.with_extension("log"), stem.with_extension("json"));
-        let config = stem.with_extension("toml");
         let deadline = Instant::now() + START_LIMIT;
         for core in allowed_cores().into_iter().rev().cycle() {
-            let text = format!("[reactor]\ncores = [{core}]\nhugepages = \"off\"\n\n{given}");
-            fs::write(&config, text).map_err(Error::file("write", &config))?;
-            let mut serve = serve(program, &config, &report)?;
-            let file = File::create(&log).map_err(Error::file("create", &log))?;
-            serve.stderr(file.try_clone().map_err(Error::file("duplicate", &log))?).stdout(file);
-            let mut daemon =
-                Daemon { running: spawn(&mut serve)?, disk, log: log.clone(), report: report.clone() };
+            let mut daemon = Daemon::spawn_on(core, program, disk, given, stem)?;
             if daemon.wait("`ready`", deadline, |text| text.lines().any(|line| line == "ready"))? {
                 return Ok(daemon);
             }
@@ -56,7 +49,24 @@ impl Daemon {
             }
             std::thread::sleep(STEP);
         }
-        Err(Error::Lab("this process may run on no core at all".to_owned()))
+        Err(no_core())
+    }
+
+    /// Starts it likewise, and waits for nothing: it may not come up.
+    pub(crate) fn spawn(program: &Path, disk: HostDisk, given: &str, stem: &Path) -> Result<Daemon> {
+        let core = allowed_cores().into_iter().next_back().ok_or_else(no_core)?;
+        Daemon::spawn_on(core, program, disk, given, stem)
+    }
+
+    fn spawn_on(core: usize, program: &Path, disk: HostDisk, given: &str, stem: &Path) -> Result<Daemon> {
+        let (log, report) = (stem.with_extension("log"), stem.with_extension("json"));
+        let config = stem.with_extension("toml");
+        let text = format!("[reactor]\ncores = [{core}]\nhugepages = \"off\"\n\n{given}");
+        fs::write(&config, text).map_err(Error::file("write", &config))?;
+        let mut serve = serve(program, &config, &report)?;
+        let file = File::create(&log).map_err(Error::file("create", &log))?;
+        serve.stderr(file.try_clone().map_err(Error::file("duplicate", &log))?).stdout(file);
+        Ok(Daemon { running: spawn(&mut serve)?, disk, log, report })
     }
 
     /// Whether it still runs.
@@ -72,6 +82,11 @@ impl Daemon {
             return Ok(());
         }
         Err(Error::Lab(format!("spinblk ended with its client:\n{}", self.text())))
+    }
+
+    /// Stops it where it is, or lets it go on.
+    pub(crate) fn freeze(&self, is_frozen: bool) {
+        self.running.signal_now(if is_frozen { Signal::SIGSTOP } else { Signal::SIGCONT });
     }
 
     /// Kills it, and waits until the kernel has put it away.
@@ -124,6 +139,10 @@ impl Daemon {
     fn text(&self) -> String {
         String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()
     }
+}
+
+fn no_core() -> Error {
+    Error::Lab("this process may run on no core at all".to_owned())
 }
 
 /// It dies with this process, whatever happens to it.

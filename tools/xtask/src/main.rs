@@ -60,7 +60,7 @@ enum Task {
         #[arg(long)]
         vm: bool,
     },
-    /// Kill the daemon under load in the lab, over and over, and verify the data
+    /// Kill the daemon under load, over and over, and verify the data
     Torture(torture::Options),
     /// Check everything: formatting, lints, licences, tests, models, fuzzing, scenarios
     Test,

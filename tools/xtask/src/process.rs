@@ -169,9 +169,13 @@ impl Running {
     }
 
     fn signal(&mut self, signal: Signal) {
-        if self.ended().is_some() {
-            return;
+        if self.ended().is_none() {
+            self.signal_now(signal);
         }
+    }
+
+    /// Sends a signal to one that has not been seen to end.
+    pub(crate) fn signal_now(&self, signal: Signal) {
         let pid = Pid::from_raw(i32::try_from(self.child.id()).unwrap_or(i32::MAX));
         let _ = if self.own_group { killpg(pid, signal) } else { kill(pid, signal) };
     }

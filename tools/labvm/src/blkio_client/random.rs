@@ -1,7 +1,7 @@
 //! Random requests, many at once, over the whole disk; what is read is checked, and memory comes and goes meanwhile.
 
-use super::contents::{Block, Contents};
 use super::disk::{Disk, Shared};
+use crate::contents::{Block, Contents};
 use crate::fail::{Fail, ensure};
 use crate::pattern::Pattern;
 use blkio::ReqFlags;

@@ -5,6 +5,7 @@
 
 use crate::block::{DirectDisk, Mount, attribute, check_filesystem, checksums, queue_count, with_serial};
 use crate::command::Cmd;
+use crate::dice::Dice;
 use crate::fail::{Fail, ensure};
 use crate::fio::FioJob;
 use crate::host::Host;
@@ -12,8 +13,10 @@ use crate::kmsg::{Kmsg, complaint};
 use crate::lab::Lab;
 use crate::protocol::{Backing, HOST_DISK_SERIAL, HostDisk, Wish};
 use crate::scenarios::demo::say_where;
+use crate::scenarios::kill::{Load, block_counters};
 use crate::wait::{wait_for, wait_some};
 use nix::sys::reboot::{RebootMode, reboot};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::Duration;
@@ -41,9 +44,13 @@ const MARK: u8 = 0x2e;
 
 /// Bit of VIRTIO_F_RING_PACKED.
 const RING_PACKED: usize = 34;
-/// How often spinblk is killed under load, and the time before each.
-const KILLS: u32 = 4;
-const KILL_AFTER: Duration = Duration::from_millis(700);
+/// How often spinblk is killed under load, and ended, and the time before each.
+const KILLS: u32 = 20;
+const RESTARTS: u32 = 4;
+const WORK_MS: Range<u64> = 20..700;
+/// A start of spinblk on the host, on which QEMU comes back every 200 ms.
+const START_MS: Range<u64> = 0..300;
+const FREEZE: Duration = Duration::from_secs(20);
 const APPEAR_LIMIT_S: u64 = 30;
 const VANISH_LIMIT_S: u64 = 30;
 
@@ -103,25 +110,34 @@ pub(super) fn resize(lab: &mut Lab) -> Result<(), Fail> {
     Ok(())
 }
 
-/// spinblk is killed under load, again and again; fio sees neither an error nor a wrong byte.
+/// spinblk is killed under load, again and again, some of them while they start; then it is ended as a user would, and
+/// frozen. fio sees neither an error nor a wrong byte.
 pub(super) fn killed(lab: &mut Lab) -> Result<(), Fail> {
     let device = appeared(lab, STACK)?;
-    let job = FioJob::new("killed", &device, "randwrite", "4k-64k").depth(16);
-    let mut fio = job.jobs(2, 120).on_both_cpus().verify().start()?;
+    let (cycles, mut dice) = (lab.setting("cycles", KILLS)?, Dice(lab.setting("seed", 1)?));
+    let mut load = Load::start_with(&device, 1, FioJob::on_both_cpus)?;
     let mut host = Host::open()?;
-    let mut kills = 0;
-    sleep(KILL_AFTER);
-    while kills < KILLS && !fio.has_ended() {
-        host.ask(Wish::Kill)?;
-        kills += 1;
-        lab.say("spinblk was killed, another one serves");
-        sleep(KILL_AFTER);
+    for cycle in 1..=cycles + RESTARTS {
+        load.keep_up(&device)?;
+        sleep(Duration::from_millis(dice.within(WORK_MS)));
+        let wish = match cycle {
+            _ if cycle > cycles => Wish::Restart,
+            _ if cycle % 3 == 0 => Wish::KillTwice { after_ms: dice.within(START_MS) },
+            _ => Wish::Kill,
+        };
+        host.ask(wish)?;
+        lab.say(&format!("cycle {cycle}: {wish:?}, another one serves"));
     }
-    ensure!(kills > 0, "fio had ended before spinblk was killed");
-    let result = fio.finish()?;
-    let (written, read) = (result.write.io_bytes, result.read.io_bytes);
-    ensure!(result.error == 0 && read >= written, "fio: error {}, {written} and {read} bytes", result.error);
-    lab.say(&format!("{} writes agree with what is read", result.write.total_ios));
+    load.keep_up(&device)?;
+    host.ask(Wish::Freeze)?;
+    sleep(Duration::from_secs(1));
+    let (done, _) = block_counters(&device);
+    sleep(FREEZE);
+    let (later, in_flight) = block_counters(&device);
+    host.ask(Wish::Thaw)?;
+    ensure!(in_flight > 0 && later == done, "a frozen spinblk has served {} I/Os", later - done);
+    let jobs = load.finish()?;
+    lab.say(&format!("{jobs} fio jobs found what they had written"));
     Ok(())
 }
 

@@ -7,6 +7,7 @@
 //! ```
 
 use crate::block::DirectDisk;
+use crate::dice::Dice;
 use crate::fail::{Fail, ensure};
 use crate::fio::{FioJob, RunningFio};
 use crate::lab::Lab;
@@ -160,7 +161,7 @@ impl Victim<'_> {
 }
 
 /// I/Os that the block device has done, and those that it is doing.
-fn block_counters(device: &Path) -> (u64, u64) {
+pub(super) fn block_counters(device: &Path) -> (u64, u64) {
     let name = device.file_name().unwrap_or_default();
     let text = text_of(Path::new("/sys/class/block").join(name).join("stat"));
     let fields: Vec<u64> = text.split_whitespace().filter_map(|field| field.parse().ok()).collect();
@@ -173,13 +174,25 @@ pub(super) struct Load {
     fio: RunningFio,
     job: FioJob,
     number: u32,
+    /// Adds what is wanted of each job besides.
+    more: fn(FioJob) -> FioJob,
 }
 
 impl Load {
     pub(super) fn start(device: &Path, number: u32) -> Result<Load, Fail> {
+        Load::start_with(device, number, |job| job)
+    }
+
+    pub(super) fn start_with(device: &Path, number: u32, more: fn(FioJob) -> FioJob) -> Result<Load, Fail> {
         let job = FioJob::new(&format!("load-{number}"), device, "randwrite", "4k-64k");
-        let job = job.depth(32).jobs(JOBS, PART_MIB).verify().set("randseed", number);
-        Ok(Load { fio: job.start()?, job, number })
+        let job = more(job.depth(32).jobs(JOBS, PART_MIB).verify().set("randseed", number));
+        Ok(Load { fio: job.start()?, job, number, more })
+    }
+
+    /// Waits for its end, which must be a good one; gives the number of jobs that there were.
+    pub(super) fn finish(mut self) -> Result<u32, Fail> {
+        self.fio.finish()?;
+        Ok(self.number)
     }
 
     /// Waits until it loads the disk; starts it anew if it has ended, which it may only without an error.
@@ -192,13 +205,8 @@ impl Load {
                 return Ok(());
             }
             self.fio.finish()?;
-            *self = Load::start(device, self.number + 1)?;
+            *self = Load::start_with(device, self.number + 1, self.more)?;
         }
-    }
-
-    /// Waits until fio has read what it wrote; no error is allowed.
-    pub(super) fn finish(&mut self) -> Result<(), Fail> {
-        self.fio.finish().map(drop)
     }
 }
 
@@ -231,19 +239,6 @@ impl Tally {
         lab.say(&format!("{cycles} cycles, {} requests done again{first_io}", self.resumed));
         ensure!(self.resumed > 0, "no request was in flight at any of {cycles} kills");
         Ok(())
-    }
-}
-
-/// Numbers that look random and are the same for the same seed (splitmix64).
-pub(super) struct Dice(pub(super) u64);
-
-impl Dice {
-    pub(super) fn within(&mut self, range: Range<u64>) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ mixed >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        range.start + (mixed ^ mixed >> 31) % (range.end - range.start).max(1)
     }
 }
 
@@ -286,18 +281,5 @@ mod tests {
              INFO disk d0: queue 1: 4 requests were in flight and are done again\n",
         );
         assert_eq!(tally.resumed, 35);
-    }
-
-    #[test]
-    fn dice_are_the_same_for_the_same_seed() {
-        let throw = |seed| {
-            let mut dice = Dice(seed);
-            (0..50).map(|_| dice.within(3..9)).collect::<Vec<u64>>()
-        };
-        assert_eq!(throw(1), throw(1));
-        assert_ne!(throw(1), throw(2));
-        assert!(
-            (3..9).all(|side| throw(1).contains(&side)) && throw(1).iter().all(|side| (3..9).contains(side))
-        );
     }
 }

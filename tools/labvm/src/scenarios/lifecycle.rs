@@ -1,18 +1,29 @@
 //! Disks come and go: attach and detach over and over, reset under load, end under load; nothing may be left.
 
+use crate::block::DirectDisk;
 use crate::fail::{Fail, ensure};
 use crate::fio::{FioJob, RunningFio};
 use crate::lab::Lab;
+use crate::null_blk::NullBlk;
+use crate::pattern::Pattern;
 use crate::spinblk::{Daemon, Disk, Report};
 use crate::state::{leftovers, text_of};
 use crate::vdpa;
+use crate::wait::wait_for;
 use std::path::Path;
-use std::thread::sleep;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::{JoinHandle, sleep};
 use std::time::Duration;
 
 const CYCLES: u32 = 20;
 /// After so many cycles everything that is allocated once has been.
 const WARM_UP: u32 = 3;
+/// A disk that is restarted while it is written.
+const RESTARTED_BYTES: u64 = 64 << 20;
+const RESTARTS: u64 = 5;
+const WRITER_FLUSHES_BYTES: u64 = 1 << 20;
+const WRITER_LIMIT_S: u64 = 30;
 
 /// Twenty resets and probes do not make the daemon grow.
 pub(super) fn reattach(lab: &mut Lab) -> Result<(), Fail> {
@@ -102,4 +113,62 @@ pub(super) fn stop_under_load(lab: &mut Lab) -> Result<(), Fail> {
     ensure!(shown.trim().is_empty(), "`vdpa dev show` still prints:\n{shown}");
     lab.say(&format!("spinblk served {ios} requests and left nothing behind"));
     Ok(())
+}
+
+/// SIGTERM under load takes the disk from its user, who sees an error; what was acknowledged and flushed before is there when the
+/// daemon has been started anew.
+pub(super) fn restart_under_load(lab: &mut Lab) -> Result<(), Fail> {
+    lab.load_vduse()?;
+    let backing = NullBlk::slow_with_memory(lab, "backing", RESTARTED_BYTES >> 20)?;
+    let disk = || Disk::aio("d0", backing.path());
+    let (mut daemon, mut device) = Daemon::start_one(lab, disk())?;
+    for round in 1..=RESTARTS {
+        let writer = Writer::start(&device, Pattern(round))?;
+        let started = || writer.flushed_bytes() >= WRITER_FLUSHES_BYTES;
+        wait_for("the writer's first flush", WRITER_LIMIT_S, started)?;
+        sleep(Duration::from_millis(100 * round));
+        ensure!(!writer.thread.is_finished(), "the writer ended before spinblk was told to");
+        daemon.stop()?;
+        let flushed_bytes = writer.finish()?;
+        (daemon, device) = Daemon::start_one(lab, disk())?;
+        Pattern(round).expect(&DirectDisk::open(&device)?, 0..flushed_bytes)?;
+        lab.say(&format!("round {round}: {} KiB were flushed, and are there", flushed_bytes >> 10));
+    }
+    daemon.stop().map(drop)
+}
+
+/// Writes a disk from its beginning until it is taken away, and flushes now and then.
+struct Writer {
+    thread: JoinHandle<Result<(), Fail>>,
+    flushed_bytes: Arc<AtomicU64>,
+}
+
+impl Writer {
+    fn start(device: &Path, pattern: Pattern) -> Result<Writer, Fail> {
+        let disk = DirectDisk::open(device)?;
+        let flushed_bytes = Arc::new(AtomicU64::new(0));
+        let told = Arc::clone(&flushed_bytes);
+        let write = move || {
+            for start in (0..RESTARTED_BYTES).step_by(WRITER_FLUSHES_BYTES as usize) {
+                let end = start + WRITER_FLUSHES_BYTES;
+                pattern.write(&disk, start..end)?;
+                disk.flush()?;
+                told.store(end, Ordering::Relaxed);
+            }
+            Ok(())
+        };
+        Ok(Writer { thread: std::thread::spawn(write), flushed_bytes })
+    }
+
+    fn flushed_bytes(&self) -> u64 {
+        self.flushed_bytes.load(Ordering::Relaxed)
+    }
+
+    /// It must have been interrupted.
+    fn finish(self) -> Result<u64, Fail> {
+        let Writer { thread, flushed_bytes } = self;
+        let ended = thread.join().map_err(|_| Fail::Check("the writer panicked".to_owned()))?;
+        ensure!(ended.is_err(), "the writer has written everything to a disk that was taken away");
+        Ok(flushed_bytes.load(Ordering::Relaxed))
+    }
 }

@@ -199,6 +199,18 @@ pub const TABLE: &[Scenario] = &[
         kill_vm::run,
     )
     .bound_s(600),
+    Scenario::new(
+        "freeze-vhost-vdpa",
+        "20 s of SIGSTOP under a machine's driver; SIGTERM under load, restarted, data kept",
+        kill_vm::freeze,
+    )
+    .bound_s(400),
+    Scenario::new(
+        "restart-under-load",
+        "SIGTERM under load, restarted: what was acknowledged and flushed is there",
+        lifecycle::restart_under_load,
+    )
+    .bound_s(300),
     Scenario::new("freeze-vduse", "20 s of SIGSTOP under load; an orderly restart", kill::freeze)
         .bound_s(300),
     Scenario::new(
@@ -269,10 +281,11 @@ pub const TABLE: &[Scenario] = &[
     .disk(host_disk::STACK, 1),
     Scenario::new(
         "vhost-user-kill",
-        "spinblk is killed under a guest's load: no error, no wrong byte",
+        "spinblk is killed 20 times under a guest's load, ended, frozen: no error, no wrong byte",
         host_disk::killed,
     )
-    .disk(host_disk::STACK, 1),
+    .disk(host_disk::STACK, 1)
+    .bound_s(400),
     Scenario::new("power-cut", "what was flushed is there after the machine was killed", power_cut::run)
         .drives(power_cut::DRIVES, 2),
     Scenario::new("demo", "a disk under fio, with all that both say", demo::run).by_hand(),

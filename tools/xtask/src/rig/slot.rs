@@ -26,6 +26,8 @@ pub(super) struct Slot {
     files: BackingFiles,
     /// None only while one follows another.
     daemon: Option<Daemon>,
+    /// Whether the disk is in it.
+    plugged: bool,
     /// How often QEMU has connected to this daemon.
     connections: usize,
     /// What the daemons before it did.
@@ -42,6 +44,7 @@ impl Slot {
             folder: folder.to_owned(),
             files: BackingFiles::create(disk, folder)?,
             daemon: None,
+            plugged: true,
             connections: 1,
             done: Vec::new(),
         };
@@ -77,6 +80,7 @@ impl Slot {
         while monitor.take_event("DEVICE_DELETED", |data| data["device"] == "disk")?.is_none() {
             wait_until(deadline, "the guest did not let go of the disk")?;
         }
+        self.plugged = false;
         // The device itself goes a moment later, and its connection is busy until then.
         while let Err(refusal) = monitor.execute("chardev-remove", &json!({"id": self.connection()})) {
             wait_until(deadline, &refusal.to_string())?;
@@ -89,27 +93,47 @@ impl Slot {
 
     pub(super) fn plug(&mut self, monitor: &mut Qmp) -> Result<()> {
         self.connections += 1;
+        self.plugged = true;
         let address = json!({"type": "unix", "data": {"path": self.socket}});
         let backend = json!({"type": "socket", "data": {"addr": address, "server": false}});
         monitor.execute("chardev-add", &json!({"id": self.connection(), "backend": backend}))?;
         monitor.execute("device_add", &self.device())
     }
 
-    /// Ends spinblk while the slot is empty, and starts another one for the same disk.
+    /// Ends spinblk, and starts another one for the same disk; if that is in the slot, QEMU connects to it by itself.
     pub(super) fn restart(&mut self) -> Result<()> {
         self.end_daemon()?;
-        self.connections = 0;
+        self.connections = usize::from(self.plugged);
         self.start_daemon()
     }
 
     /// Kills spinblk and starts another one for the same disk; QEMU connects to it by itself.
     pub(super) fn kill(&mut self) -> Result<()> {
+        self.end_killed();
+        self.start_daemon()
+    }
+
+    /// The same, and another one dies in between, so long after its start.
+    pub(super) fn kill_twice(&mut self, after_ms: u64) -> Result<()> {
+        self.end_killed();
+        let (config, stem) = (self.config(), self.stem());
+        self.daemon = Some(Daemon::spawn(&self.program, self.disk, &config, &stem)?);
+        std::thread::sleep(Duration::from_millis(after_ms));
+        self.kill()
+    }
+
+    fn end_killed(&mut self) {
         if let Some(daemon) = self.daemon.take() {
             daemon.kill();
             self.done.push("killed".to_owned());
         }
         self.connections = 1;
-        self.start_daemon()
+    }
+
+    /// Stops spinblk where it is, or lets it go on.
+    pub(super) fn freeze(&mut self, is_frozen: bool) -> Result<()> {
+        let missing = || Error::Lab("there is no spinblk to freeze".to_owned());
+        self.daemon.as_ref().map(|daemon| daemon.freeze(is_frozen)).ok_or_else(missing)
     }
 
     /// Makes the disk larger while it is served.
@@ -126,17 +150,24 @@ impl Slot {
     }
 
     fn start_daemon(&mut self) -> Result<()> {
-        let life = self.done.len() + 1;
-        let stem = self.folder.join(format!("spinblk-{life}"));
-        let config = self.files.config(&format!(
+        let (config, stem) = (self.config(), self.stem());
+        self.daemon = Some(Daemon::start(&self.program, self.disk, &config, &stem)?);
+        Ok(())
+    }
+
+    /// What the files of the next daemon are called.
+    fn stem(&self) -> PathBuf {
+        self.folder.join(format!("spinblk-{}", self.done.len() + 1))
+    }
+
+    fn config(&self) -> String {
+        self.files.config(&format!(
             "queues = {}\nserial = \"{HOST_DISK_SERIAL}\"\ntransport = \"vhost-user\"\nsocket = \"{}\"\n\n\
              [control]\nsocket = \"{}\"\n",
             self.disk.queues,
             self.socket.display(),
             self.control().display()
-        ));
-        self.daemon = Some(Daemon::start(&self.program, self.disk, &config, &stem)?);
-        Ok(())
+        ))
     }
 
     fn end_daemon(&mut self) -> Result<()> {
@@ -197,6 +228,7 @@ mod tests {
             folder: PathBuf::new(),
             files: BackingFiles::create(disk, folder.path()).unwrap(),
             daemon: None,
+            plugged: true,
             connections: 1,
             done: Vec::new(),
         };

@@ -5,31 +5,38 @@ use std::ops::Range;
 
 /// What one block holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Block {
+pub enum Block {
     /// Nobody has said.
     Unknown,
+    /// Zeroes.
     Zeroes,
+    /// A writing.
     Written(Pattern),
 }
 
 /// All blocks of a disk, and which of them a request is at.
-pub(super) struct Contents {
+pub struct Contents {
     block_bytes: usize,
     blocks: Vec<Block>,
     taken: Vec<bool>,
 }
 
 impl Contents {
-    pub(super) fn unknown(block_bytes: usize, blocks: usize) -> Contents {
+    /// A disk of so many blocks, of which nothing is known.
+    #[must_use]
+    pub fn unknown(block_bytes: usize, blocks: usize) -> Contents {
         Contents { block_bytes, blocks: vec![Block::Unknown; blocks], taken: vec![false; blocks] }
     }
 
-    pub(super) fn len(&self) -> usize {
+    /// Its blocks.
+    #[must_use]
+    #[expect(clippy::len_without_is_empty, reason = "a disk without a block is none")]
+    pub fn len(&self) -> usize {
         self.blocks.len()
     }
 
     /// Takes a range for a request; false if another one is there, or it is none.
-    pub(super) fn take(&mut self, range: Range<usize>) -> bool {
+    pub fn take(&mut self, range: Range<usize>) -> bool {
         let free = self.taken.get(range.clone()).is_some_and(|taken| !taken.contains(&true));
         if free {
             self.taken[range].fill(true);
@@ -38,7 +45,7 @@ impl Contents {
     }
 
     /// The request is done, and this is what the blocks hold now.
-    pub(super) fn give_back(&mut self, range: Range<usize>, now: Option<Block>) {
+    pub fn give_back(&mut self, range: Range<usize>, now: Option<Block>) {
         self.taken[range.clone()].fill(false);
         if let Some(now) = now {
             self.blocks[range].fill(now);
@@ -46,7 +53,8 @@ impl Contents {
     }
 
     /// The first block of a range that holds something else than was read there.
-    pub(super) fn first_wrong(&self, range: Range<usize>, read: &[u8]) -> Option<(usize, Block)> {
+    #[must_use]
+    pub fn first_wrong(&self, range: Range<usize>, read: &[u8]) -> Option<(usize, Block)> {
         let wrong = |&(index, piece): &(usize, &[u8])| match self.blocks[index] {
             Block::Unknown => false,
             Block::Zeroes => piece.iter().any(|byte| *byte != 0),
