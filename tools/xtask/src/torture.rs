@@ -2,9 +2,8 @@
 //! one of its scenarios, vhost-user disks on this machine.
 
 use crate::error::{Error, Result};
-use crate::lab::{Lab, Report, Verdict};
-use crate::process::{command, interrupted, run};
-use crate::progress::step;
+use crate::lab::{self, Lab, Report, Verdict};
+use crate::process::interrupted;
 use crate::workspace::Workspace;
 use clap::{Args, ValueEnum};
 use labvm::scenarios;
@@ -15,7 +14,6 @@ use std::time::{Duration, Instant};
 /// A cycle on a slow machine, and what comes before the first one and after the last.
 const CYCLE_S: u64 = 30;
 const REST_S: u64 = 300;
-const BUILD_LIMIT_S: u64 = 1800;
 /// How long a disk on this machine works between two kills.
 const WORK_MS: Range<u64> = 20..1500;
 const FREEZE: Duration = Duration::from_secs(20);
@@ -70,14 +68,12 @@ pub(crate) fn torture(options: &Options) -> Result<Report> {
 
 fn on_this_machine(options: &Options) -> Result<Report> {
     let workspace = Workspace::find()?;
-    let mut cargo = command("cargo", ["build", "--release", "--quiet", "--package", "spinblk"]);
-    cargo.current_dir(&workspace.root);
-    step("build spinblk", || run(cargo, BUILD_LIMIT_S))?;
+    let program = lab::spinblk(&workspace)?;
     let temporary = std::env::temp_dir();
     // A short path, because the kernel allows no long one for a socket.
     let folder = tempfile::tempdir().map_err(Error::file("create a folder in", &temporary))?;
     let story = Story {
-        program: &workspace.target.join("release").join("spinblk"),
+        program: &program,
         folder: folder.path(),
         packed: options.packed,
         cycles: options.cycles,

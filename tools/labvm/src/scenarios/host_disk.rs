@@ -129,6 +129,10 @@ pub(super) fn killed(lab: &mut Lab) -> Result<(), Fail> {
         lab.say(&format!("cycle {cycle}: {wish:?}, another one serves"));
     }
     load.keep_up(&device)?;
+    // A QEMU that waits for an answer of a frozen daemon is frozen, too: it must have connected again.
+    let (before, _) = block_counters(&device);
+    wait_for("the last spinblk to serve", APPEAR_LIMIT_S, || block_counters(&device).0 > before)?;
+    load.keep_up(&device)?;
     host.ask(Wish::Freeze)?;
     sleep(Duration::from_secs(1));
     let (done, _) = block_counters(&device);
