@@ -190,7 +190,7 @@ impl Load {
     }
 
     /// Waits for its end, which must be a good one; gives the number of jobs that there were.
-    pub(super) fn finish(mut self) -> Result<u32, Fail> {
+    pub(super) fn finish(&mut self) -> Result<u32, Fail> {
         self.fio.finish()?;
         Ok(self.number)
     }
