@@ -227,7 +227,8 @@ impl PackedQueue {
         self.used.advanced(head.places, self.size)
     }
 
-    /// Takes the next chain, and returns the used descriptor's second half, which goes where [`used`](Self::used) was before.
+    /// Takes the next chain, and returns its used descriptor's second half, which goes where [`used`](Self::used) was
+    /// before.
     #[inline]
     pub(crate) fn answer_later(&mut self, head: Head, written_bytes: u32) -> u64 {
         let word = self.used_descriptor(head, written_bytes);

@@ -91,8 +91,8 @@ impl PackedLog {
         self.settled
     }
 
-    /// A chain is taken from the ring, and its request goes on. Returns its slot; `None` when it has no descriptors or more than there is room for,
-    /// which is more than the ring has places.
+    /// A chain is taken from the ring, and its request goes on. Returns its slot; `None` when it has no descriptors or more
+    /// than there is room for, which is more than the ring has places.
     #[inline]
     pub(crate) fn taken(&mut self, descriptors: impl Iterator<Item = PackedDescriptor>) -> Option<u16> {
         let (head, mut at, mut last, mut num) = (self.free_head, self.free_head, None, 0);
@@ -136,9 +136,9 @@ impl PackedLog {
         self.answered > 0
     }
 
-    /// Shows the driver the chains that were answered, one right behind the other; `behind` is behind all of them, and `write`
-    /// puts a second half at a place. Each alone, because a used descriptor that is not the first overwrites a chain that the driver has not been shown, and the
-    /// log has no copy of these.
+    /// Shows the driver the chains that were answered, one right behind the other; `behind` is behind all of them, and
+    /// `write` puts a second half at a place. Each alone, because a used descriptor that is not the first overwrites a chain
+    /// that the driver has not been shown, and the log has no copy of these.
     #[inline]
     pub(crate) fn show_answers(&mut self, behind: Place, mut write: impl FnMut(u16, u64)) {
         for &Answer { used, word } in &self.answers[..self.answered] {
