@@ -139,9 +139,13 @@ fn record_writes_what_a_daemon_does_meanwhile() {
         let (_, intervals) = record("first.hlog", &[]);
         reads(&intervals, None) > 0
     });
-    let (said, intervals) = record("whole.hlog", &[]);
-    assert!(said.contains("whole.hlog: ") && said.contains(" interval(s)"), "{said}");
-    assert!(starts(&intervals) > 1 && intervals.iter().all(|one| one.tag.stage.is_none()), "{intervals:?}");
+    // A busy machine may give it its time in one piece, once.
+    wait_until("several intervals", || {
+        let (said, intervals) = record("whole.hlog", &[]);
+        assert!(said.contains("whole.hlog: ") && said.contains(" interval(s)"), "{said}");
+        assert!(intervals.iter().all(|one| one.tag.stage.is_none()));
+        starts(&intervals) > 1
+    });
     let (_, intervals) = record("stages.hlog", &["--stages"]);
     assert_eq!(reads(&intervals, Some(Stage::Bdev)), reads(&intervals, None));
     let mut hist = Command::new(cargo_bin("spinblk"));
