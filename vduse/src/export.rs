@@ -247,7 +247,10 @@ impl Export {
         }
         let blk = Arc::new(BlkDevice::new(bdev.info().clone(), self.device_options()));
         let Made { device, log, taken_over } = self.create(&blk)?;
-        (self.taken_over, self.has_log) = (taken_over, log.is_some());
+        // Contents in memory went with the process that died, so nobody can have used this disk: nothing to be left for others.
+        self.taken_over = taken_over && !self.config.volatile;
+        self.ours |= taken_over && self.config.volatile;
+        self.has_log = log.is_some();
         let events = Arc::new(Events {
             queue: ArrayQueue::new(EVENTS_PER_QUEUE * usize::from(self.config.queues)),
             wake: EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)

@@ -219,18 +219,17 @@ impl Queue {
 
     /// Takes it off its reactor, quiet or not: one with I/O in flight is abandoned there and holds `until_gone` for as
     /// long as it lasts. Returns where the ring stood if it was quiet.
-    fn take_off(&mut self, name: &str, until_gone: &Arc<()>) -> Result<Option<RingState>, Error> {
+    fn take_off(&mut self, name: &str, until_gone: &Arc<()>) -> Result<Option<Stood>, Error> {
         let Some(id) = self.poller.take() else { return Ok(None) };
         let rest = Gone { _until_gone: until_gone.clone(), hold: self.hold.as_ref().map(Hold::another) };
         let taken = self.reactor.call(CALL_TIMEOUT, move |reactor| {
-            let (queue, core) = reactor.poller::<BlkQueue>(id)?;
-            let (state, quiet) = (queue.state(), queue.is_quiet());
-            if quiet {
-                reactor.remove::<BlkQueue>(id);
-            } else {
+            let (queue, _) = reactor.poller::<BlkQueue>(id)?;
+            let stood = Stood { at: queue.state(), pending: queue.pending() };
+            let quiet = reactor.remove::<BlkQueue>(id).is_some();
+            if let Some((queue, core)) = reactor.poller::<BlkQueue>(id) {
                 queue.abandon(Box::new(rest), &mut core.ring);
             }
-            Some(quiet.then_some(state))
+            Some(quiet.then_some(stood))
         });
         match taken {
             Ok(Some(stood)) => Ok(stood),
@@ -293,10 +292,17 @@ pub(crate) fn settle(name: &str, queues: &[Queue], rest: fn(&mut BlkQueue)) -> V
     }
 }
 
+/// Where a queue stood when it was taken off its reactor with nothing in flight.
+pub(crate) struct Stood {
+    pub(crate) at: RingState,
+    /// Requests before that place that its log still has to be done again.
+    pub(crate) pending: usize,
+}
+
 /// How a stop of all queues ended.
 pub(crate) struct Stopped {
     /// Queues that were drained, and where they stood.
-    pub(crate) quiet: Vec<(u16, RingState)>,
+    pub(crate) quiet: Vec<(u16, Stood)>,
     /// What went wrong with the others.
     pub(crate) problems: Vec<Error>,
 }

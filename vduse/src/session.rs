@@ -27,7 +27,7 @@ use crate::address_space::AddressSpace;
 use crate::device::Device;
 use crate::log::DeviceLog;
 use crate::message::{Message, Reply};
-use crate::queue::{Event, Events, Queue, Setup, Started, settle, stop_all};
+use crate::queue::{Event, Events, Queue, Setup, Started, Stood, settle, stop_all};
 use crate::sysfs::Attributes;
 use crate::uapi::VqState;
 
@@ -414,7 +414,7 @@ impl Session {
     }
 
     /// Stops all queues and says where the drained ones stood.
-    fn stop_queues(&mut self) -> Vec<(u16, RingState)> {
+    fn stop_queues(&mut self) -> Vec<(u16, Stood)> {
         let stopped = stop_all(self.device.name(), &mut self.queues, &self.until_gone);
         for e in &stopped.problems {
             self.problem(e);
@@ -450,7 +450,12 @@ impl Session {
     fn update_iotlb(&mut self, start: u64, last: u64) -> Result<(), Error> {
         debug!("disk {}: mappings of {start:#x}..={last:#x} changed", self.device.name());
         let stood = self.stop_queues();
-        self.suspended.extend(stood.into_iter().map(|(index, stood)| (index, Start::At(stood))));
+        let start = |stood: Stood| match stood.pending {
+            0 => Start::At(stood.at),
+            // The log says where; that place is behind requests that were never done.
+            _ => Start::AsDriverSays,
+        };
+        self.suspended.extend(stood.into_iter().map(|(index, stood)| (index, start(stood))));
         self.space.forget();
         // As in `take_over`.
         if self.log.is_some() {

@@ -91,8 +91,10 @@ pub(crate) struct PackedQueue {
     used: Place,
     /// Where the batch began that the driver has not been shown.
     shown: Place,
-    /// Up to where it was asked whether it wants an interrupt.
+    /// Up to where it was asked whether it wants an interrupt, and how many places were used since: with a log that can be
+    /// more than a round, because the driver is shown some and refills them meanwhile.
     published: Place,
+    unpublished: u32,
     /// The batch's first used descriptor (its second half), which is written last.
     first_used: u64,
 }
@@ -122,6 +124,7 @@ impl PackedQueue {
             used,
             shown: used,
             published: used,
+            unpublished: 0,
             first_used: 0,
         };
         queue.suppress_kicks();
@@ -146,7 +149,7 @@ impl PackedQueue {
     /// first one that it is shown now, so they are made available again.
     pub(crate) fn go_on_at(&mut self, state: RingState) {
         (self.avail, self.used) = (Place::from_state(state.avail), Place::from_state(state.used));
-        (self.shown, self.published) = (self.used, self.used);
+        (self.shown, self.published, self.unpublished) = (self.used, self.used, 0);
         let mut place = self.used;
         while place != self.avail {
             let available = if place.wrap { AVAIL } else { USED };
@@ -199,7 +202,7 @@ impl PackedQueue {
 
     #[inline]
     pub(crate) fn has_unpublished(&self) -> bool {
-        self.used != self.published
+        self.unpublished > 0
     }
 
     /// Whether used descriptors wait for the batch's first one.
@@ -221,10 +224,11 @@ impl PackedQueue {
         self.shown = self.used;
     }
 
-    /// Where the used descriptor behind this chain's goes.
+    /// Goes behind the used descriptor of this chain.
     #[inline]
-    fn used_after(&self, head: Head) -> Place {
-        self.used.advanced(head.places, self.size)
+    fn advance_used(&mut self, head: Head) {
+        self.used = self.used.advanced(head.places, self.size);
+        self.unpublished += u32::from(head.places);
     }
 
     /// Takes the next chain, and returns its used descriptor's second half, which goes where [`used`](Self::used) was
@@ -233,7 +237,7 @@ impl PackedQueue {
     pub(crate) fn answer_later(&mut self, head: Head, written_bytes: u32) -> u64 {
         let word = self.used_descriptor(head, written_bytes);
         self.keep(head);
-        self.used = self.used_after(head);
+        self.advance_used(head);
         word
     }
 
@@ -252,8 +256,8 @@ impl PackedQueue {
     /// Whether the driver wants an interrupt for what it has been shown since this was asked last.
     #[inline]
     pub(crate) fn notify(&mut self) -> bool {
-        let (old, new) = (self.published, self.used);
-        self.published = new;
+        let (old, places) = (self.published, std::mem::take(&mut self.unpublished));
+        self.published = self.used;
         // See the table at the head of this module.
         fence(Ordering::SeqCst);
         match u16::from_le(self.driver_event_word(1).load(Ordering::Relaxed)) & EVENT_BITS {
@@ -261,7 +265,7 @@ impl PackedQueue {
             EVENT_AT_DESCRIPTOR if self.event_idx => {
                 let at = Place::from_state(u16::from_le(self.driver_event_word(0).load(Ordering::Relaxed)));
                 // A place that does not exist gets what it would get without this feature.
-                at.index >= self.size || old.distance_to(at, self.size) < old.distance_to(new, self.size)
+                at.index >= self.size || old.distance_to(at, self.size) < places
             }
             _ => false,
         }
@@ -372,7 +376,7 @@ impl Ring for PackedQueue {
         } else {
             self.first_used = word;
         }
-        self.used = self.used_after(head);
+        self.advance_used(head);
     }
 }
 
@@ -423,6 +427,7 @@ fn add_table(table: Table, memory: &mut CoreMemory, chain: &mut Chain) -> Result
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::{Buffer, Driver, header};
 
     #[test]
     fn places_wrap_around_with_their_counter() {
@@ -450,5 +455,24 @@ mod tests {
             }
             assert_eq!((walked, place), (start, at(0, true)));
         }
+    }
+
+    #[test]
+    fn two_rounds_shown_in_one_poll_are_two_rounds_to_tell_of() {
+        let mut driver = Driver::packed(4, 4096, true, 0);
+        let mut core_ring = spinblk_reactor::Ring::new(8).unwrap();
+        let mut memory = CoreMemory::new(driver.memory_map(), &mut core_ring);
+        let mut queue = PackedQueue::new(&mut memory, driver.ring_config()).unwrap();
+        let mut chain = Chain::default();
+        for _ in 0..2 {
+            while driver.submit(&[Buffer::Out(header(0, 0)), Buffer::In(1)], true, 0).is_some() {}
+            while queue.has_next() {
+                assert!(queue.walk(&mut memory, &mut chain).is_some());
+                queue.answer(chain.head(), 0);
+            }
+            queue.show();
+            assert_eq!(driver.completed().len(), 4);
+        }
+        assert!(queue.has_unpublished() && queue.notify() && !queue.has_unpublished());
     }
 }

@@ -68,7 +68,6 @@ impl Machine {
     /// Waits for its end; gives what its init reported.
     pub(crate) fn finish(mut self, limit_s: u64) -> Result<Vec<Event>, Fail> {
         let output = self.qemu.finish(limit_s)?;
-        let _ = std::fs::remove_file(INITRD);
         let events = events(&self.folder);
         text_of(self.folder.join("output.log")).lines().for_each(|line| println!("    | {line}"));
         let whole = output.status.success() && events.last() == Some(&Event::Done);
@@ -82,6 +81,12 @@ impl Machine {
     }
 }
 
+impl Drop for Machine {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(INITRD);
+    }
+}
+
 fn events(folder: &Path) -> Vec<Event> {
     let text = text_of(folder.join("events.jsonl"));
     text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
@@ -90,6 +95,7 @@ fn events(folder: &Path) -> Vec<Event> {
 /// Makes the initramfs.
 fn pack(plan: &Plan) -> Result<(), Fail> {
     let root = Path::new(ROOT);
+    let _ = std::fs::remove_dir_all(root);
     root::make(root, &PROGRAMS)?;
     let text = serde_json::to_string(plan)
         .map_err(|source| Fail::Json { what: "the machine's plan".to_owned(), source })?;

@@ -73,7 +73,7 @@ pub enum Error {
     Signals(#[from] nix::Error),
     /// A reactor ended by itself.
     #[error(
-        "the reactor on core {core} has died; the message above says why; disks with a log wait for the next start"
+        "the reactor on core {core} has died; the message above says why; disks that the next start can take over wait for it, the others were stopped"
     )]
     ReactorDied {
         /// Its core.
@@ -81,7 +81,7 @@ pub enum Error {
     },
     /// A disk's control thread ended by itself.
     #[error(
-        "disk {name}: its control thread has died; the message above says why; disks with a log wait for the next start"
+        "disk {name}: its control thread has died; the message above says why; disks that the next start can take over wait for it, the others were stopped"
     )]
     ControlDied {
         /// The disk.

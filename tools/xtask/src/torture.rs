@@ -83,7 +83,8 @@ fn on_this_machine(options: &Options) -> Result<Report> {
         say: &|line| println!("{line}"),
         stop: &interrupted,
     };
-    Ok(told(&story))
+    let report = told(&story);
+    if interrupted() { Err(Error::Interrupted) } else { Ok(report) }
 }
 
 fn told(story: &Story<'_>) -> Report {

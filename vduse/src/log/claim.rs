@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use spinblk_reactor::{FileId, Ring};
+use tracing::warn;
 
 use super::folder::{Failed, Folder};
 use super::{failed, folder};
@@ -113,6 +114,11 @@ impl Hold {
     pub(crate) fn open(&mut self, ring: &mut Ring) {
         let fd: RawFd = self.lock.as_raw_fd();
         self.id = ring.register_file(fd);
+        if self.id.is_none() {
+            warn!(
+                "a core's io_uring has no room for a log's lock: should this process be killed, the next one does not wait for its reads"
+            );
+        }
     }
 
     /// Takes it back, once nothing is in flight that it stands for.

@@ -51,6 +51,8 @@ const WORK_MS: Range<u64> = 20..700;
 /// A start of spinblk on the host, on which QEMU comes back every 200 ms.
 const START_MS: Range<u64> = 0..300;
 const FREEZE: Duration = Duration::from_secs(20);
+/// How often a frozen spinblk may have had nothing to do.
+const FREEZES: u32 = 5;
 const APPEAR_LIMIT_S: u64 = 30;
 const VANISH_LIMIT_S: u64 = 30;
 
@@ -132,17 +134,30 @@ pub(super) fn killed(lab: &mut Lab) -> Result<(), Fail> {
     // A QEMU that waits for an answer of a frozen daemon is frozen, too: it must have connected again.
     let (before, _) = block_counters(&device);
     wait_for("the last spinblk to serve", APPEAR_LIMIT_S, || block_counters(&device).0 > before)?;
-    load.keep_up(&device)?;
-    host.ask(Wish::Freeze)?;
-    sleep(Duration::from_secs(1));
-    let (done, _) = block_counters(&device);
+    let done = frozen_under_load(&mut host, &mut load, &device)?;
     sleep(FREEZE);
-    let (later, in_flight) = block_counters(&device);
+    let (later, _) = block_counters(&device);
     host.ask(Wish::Thaw)?;
-    ensure!(in_flight > 0 && later == done, "a frozen spinblk has served {} I/Os", later - done);
+    ensure!(later == done, "a frozen spinblk has served {} I/Os", later - done);
     let jobs = load.finish()?;
     lab.say(&format!("{jobs} fio jobs found what they had written"));
     Ok(())
+}
+
+/// Freezes spinblk with I/O in flight; fio may just be between two of its jobs, and is given another try then. Gives what
+/// had been served.
+fn frozen_under_load(host: &mut Host, load: &mut Load, device: &Path) -> Result<u64, Fail> {
+    for _ in 0..FREEZES {
+        load.keep_up(device)?;
+        host.ask(Wish::Freeze)?;
+        sleep(Duration::from_secs(1));
+        let (done, in_flight) = block_counters(device);
+        if in_flight > 0 {
+            return Ok(done);
+        }
+        host.ask(Wish::Thaw)?;
+    }
+    Err(Fail::Check(format!("nothing was in flight in {FREEZES} freezes")))
 }
 
 /// fio on the disk, for show; what spinblk says stands in its log on the host.

@@ -8,7 +8,9 @@ use crate::fail::{Fail, ensure};
 use crate::lab::Lab;
 use crate::null_blk::NullBlk;
 use crate::spinblk::{Daemon, Disk};
+use crate::state::names_in;
 use crate::vdpa;
+use crate::wait::wait_for;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::thread::sleep;
@@ -27,6 +29,7 @@ const STOPS: u64 = 3;
 const FREEZE: Duration = Duration::from_secs(20);
 /// A client is busy by then.
 const UNDER_LOAD: Duration = Duration::from_millis(200);
+const ATTACH_LIMIT_S: u64 = 60;
 
 pub(super) fn run(lab: &mut Lab) -> Result<(), Fail> {
     lab.load_vduse()?;
@@ -69,6 +72,7 @@ pub(super) fn freeze(lab: &mut Lab) -> Result<(), Fail> {
     let mut daemon = Daemon::spawn(lab, &disk)?.wait_until_ready()?;
     for (number, mode) in (1..).zip(["interrupt", "poll"]) {
         let mut client = Client::start(lab, mode, number)?;
+        client.wait_until_attached()?;
         sleep(UNDER_LOAD);
         daemon.freeze();
         sleep(FREEZE);
@@ -79,11 +83,13 @@ pub(super) fn freeze(lab: &mut Lab) -> Result<(), Fail> {
     }
     for number in 1..=STOPS {
         let mut writing = Client::act(lab, "interrupt", "write", number)?;
+        writing.wait_until_attached()?;
         sleep(UNDER_LOAD);
         let is_busy = writing.is_busy();
         let ending = std::thread::spawn(move || daemon.stop());
-        writing.finish(lab)?;
+        let written = writing.finish(lab);
         let ended = ending.join().map_err(|_| Fail::Check("the thread that stops d0 panicked".to_owned()))?;
+        written?;
         ended?;
         ensure!(is_busy, "the client had ended before the daemon was told to");
         daemon = Daemon::spawn(lab, &disk)?.wait_until_ready()?;
@@ -120,6 +126,16 @@ impl Client {
         let log = format!("client-{mode}-{}-{number}.log", action.split(' ').next().unwrap_or_default());
         let job = words.arg(number.to_string()).spawn_into(&lab.out_dir().join(log))?;
         Ok(Client { job, device, mode, number })
+    }
+
+    /// Waits until it has the disk open: from then on the daemon knows of it.
+    fn wait_until_attached(&self) -> Result<(), Fail> {
+        let open_files = PathBuf::from(format!("/proc/{}/fd", self.job.pid()));
+        let is_attached = || {
+            let targets = names_in(&open_files).into_iter().map(|fd| std::fs::read_link(open_files.join(fd)));
+            targets.flatten().any(|target| target == self.device)
+        };
+        wait_for("the client to open its disk", ATTACH_LIMIT_S, is_attached)
     }
 
     fn is_busy(&mut self) -> bool {
