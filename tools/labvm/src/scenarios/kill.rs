@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-/// Also with packed rings: at every other kill the storage has just answered all, so few of them would show nothing.
+/// Also with packed rings. Half of the kills or more find no request in the log, so a few of them would show nothing.
 const CYCLES: u32 = 20;
 /// Starts that are killed with nothing there before them.
 const FRESH_STARTS: u32 = 4;
