@@ -66,10 +66,10 @@ pub fn open_queue(bdev: &dyn Bdev, queues: u16, driver: &Driver, ring: &mut Ring
 /// [`Error::InFlight`].
 pub fn keep_log(queue: &mut BlkQueue, driver: &Driver) -> Result<(), Error> {
     let RingConfig { kind, size, .. } = driver.ring_config();
-    let words = Arc::new(vec![0u64; InFlightLog::region_len_bytes(kind, size) / size_of::<u64>()]);
-    let start = words.as_ptr().cast_mut().cast();
-    // SAFETY: the vector lives as long as the log that keeps it, and nobody else reaches into it.
-    let log = unsafe { InFlightLog::new(kind, start, words.len() * size_of::<u64>(), size, words) }?;
+    let mut words = vec![0u64; InFlightLog::region_len_bytes(kind, size) / size_of::<u64>()];
+    let (start, len_bytes) = (words.as_mut_ptr().cast(), words.len() * size_of::<u64>());
+    // SAFETY: the vector's memory lives as long as the log that keeps it, and nobody else reaches into it.
+    let log = unsafe { InFlightLog::new(kind, start, len_bytes, size, Arc::new(words)) }?;
     queue.attach_log(log)?;
     Ok(())
 }

@@ -17,6 +17,7 @@
 //! `--json` prints the results for programs to read; whether the machine was quiet is told on stderr. [`Driver`] is the other end of a queue, as lean as it can be;
 //! [`Device`] is the queue on the calling thread, over the null disk; [`Stack`] is a stack of block devices without a queue.
 
+mod across;
 mod arena;
 mod bare_ring;
 mod device;
@@ -27,6 +28,7 @@ mod layout;
 mod stack;
 mod xts;
 
+pub use across::{Pair, add_queue, rate_across};
 pub use bare_ring::{Load, Measured, Traffic, bare_ring};
 pub use device::{Device, keep_log, null_disk, open_queue};
 pub use driver::Driver;

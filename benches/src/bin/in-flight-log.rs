@@ -9,31 +9,24 @@
 //! for it; the ratio is of the two runs of a pair, which of them is first changes from pair to pair.
 
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::time::Duration;
 
 use clap::Parser;
 use serde::Serialize;
-use spinblk_bdev::Bdev;
 use spinblk_benches::{
-    CHAINS, Driver, Error, Shape, Spread, keep_log, main_with, null_disk, open_queue, pin, print_json,
-    seconds,
+    CHAINS, Error, Pair, Shape, add_queue, keep_log, main_with, null_disk, print_json, rate_across, seconds,
+    two_cores,
 };
-use spinblk_reactor::{Config, Handle};
 use spinblk_virtio::RingKind;
-
-/// For setting a queue up.
-const CALL_LIMIT: Duration = Duration::from_secs(20);
-const WARM_UP: Duration = Duration::from_millis(100);
 
 #[derive(Parser)]
 #[command(about = "What the log of requests in flight takes of a disk's rate")]
 struct Args {
     /// The driver's core and the reactor's
-    #[arg(long, value_delimiter = ',', num_args = 1, default_value = "0,1")]
-    cores: Vec<usize>,
+    #[arg(long, value_parser = two_cores, default_value = "0,1")]
+    cores: [usize; 2],
     /// Requests in flight
-    #[arg(long, value_delimiter = ',', num_args = 1, default_value = "1,32")]
+    #[arg(long, value_delimiter = ',', num_args = 1, default_value = "1,32",
+        value_parser = clap::value_parser!(u16).range(1..=i64::from(CHAINS)))]
     depths: Vec<u16>,
     /// How many pairs are run
     #[arg(long, default_value_t = 10)]
@@ -51,11 +44,8 @@ struct Args {
 struct Row {
     shape: String,
     depth: u16,
-    /// Million requests per second.
-    without: Spread,
-    with: Spread,
-    /// With a log over without, in each pair.
-    ratio: Spread,
+    /// Million requests per second without a log, and with one.
+    rates: Pair,
 }
 
 fn main() -> ExitCode {
@@ -64,72 +54,37 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> Result<(), Error> {
-    let [client, reactor] = args.cores[..] else {
-        return Err(Error::Argument("--cores: two cores are wanted, such as 0,1".into()));
-    };
-    if let Some(depth) = args.depths.iter().find(|depth| !(1..=CHAINS).contains(*depth)) {
-        return Err(Error::Argument(format!("--depths {depth}: 1 to {CHAINS} can be in flight")));
-    }
     let time = seconds(args.seconds)?;
     let disk = null_disk()?;
     let mut rows = Vec::new();
     for kind in [RingKind::Split, RingKind::Packed] {
         let shape = Shape { kind, indirect: false, regions: 1 };
         for &depth in &args.depths {
-            let mut rates = [Vec::new(), Vec::new()];
-            for pair in 0..args.pairs {
-                for step in 0..2 {
-                    let logged = (pair + step) % 2;
-                    let rate = measure(&disk, shape, [client, reactor], logged == 1, depth, time)?;
-                    rates[logged].push(rate / 1e6);
-                }
-            }
-            let ratios = rates[1].iter().zip(&rates[0]).map(|(with, without)| with / without).collect();
-            let [without, with] = rates.map(Spread::of);
-            rows.push(Row { shape: shape.name(), depth, without, with, ratio: Spread::of(ratios) });
+            let rates = Pair::measure(args.pairs, |logged| {
+                let rate =
+                    rate_across(args.cores, depth, time, |reactor| {
+                        add_queue(reactor, &disk, 1, shape, move |queue, driver| {
+                            if logged { keep_log(queue, driver) } else { Ok(()) }
+                        })
+                    });
+                Ok(rate? / 1e6)
+            })?;
+            rows.push(Row { shape: shape.name(), depth, rates });
         }
     }
     if args.json {
         return print_json(&rows);
     }
+    let [client, reactor] = args.cores;
     println!(
         "driver on core {client}, reactor on core {reactor}, median (min-max) of {} pairs\n",
         args.pairs
     );
     println!("| chain | depth | M requests/s without a log | with | with / without |");
     println!("|---|---:|---:|---:|---:|");
-    for Row { shape, depth, without, with, ratio } in rows {
-        println!("| {shape} | {depth} | {without:.2} | {with:.2} | {ratio:.3} |");
+    for Row { shape, depth, rates } in rows {
+        let Pair { first, second, ratio } = rates;
+        println!("| {shape} | {depth} | {first:.2} | {second:.2} | {ratio:.3} |");
     }
     Ok(())
-}
-
-/// Requests per second of one queue, with a reactor made for it.
-fn measure(
-    disk: &Arc<dyn Bdev>,
-    shape: Shape,
-    [client, reactor]: [usize; 2],
-    logged: bool,
-    depth: u16,
-    time: Duration,
-) -> Result<f64, Error> {
-    let reactor = Handle::spawn(Config { claim: false, ..Config::new(reactor) })?;
-    let (driver, disk) = (Driver::new(shape), disk.clone());
-    let mut driver = reactor.call(CALL_LIMIT, move |reactor| {
-        let mut queue = open_queue(&*disk, 1, &driver, &mut reactor.core.ring)?;
-        if logged {
-            keep_log(&mut queue, &driver)?;
-        }
-        reactor.add(Box::new(queue));
-        Ok::<_, Error>(driver)
-    })??;
-    std::thread::scope(|scope| {
-        let driver = scope.spawn(|| {
-            pin(client)?;
-            driver.offer(depth);
-            driver.drive(WARM_UP);
-            Ok(driver.drive(time))
-        });
-        driver.join().unwrap_or(Err(Error::Panicked))
-    })
 }

@@ -18,7 +18,8 @@ use clap::Parser;
 use serde::Serialize;
 use spinblk_bdev::Bdev;
 use spinblk_benches::{
-    Device, Driver, Error, Shape, Spread, main_with, null_disk, pin, print_json, seconds, two_cores,
+    Device, Driver, Error, Shape, Spread, interleaved, main_with, null_disk, pin, print_json, seconds,
+    two_cores,
 };
 
 #[derive(Parser)]
@@ -61,22 +62,13 @@ fn run(args: &Args) -> Result<(), Error> {
     let [first, second] = args.cores;
     let time = seconds(args.seconds)?;
     let disk = null_disk()?;
-    let cases: [&[usize]; 3] = [&[first], &[second], &[first, second]];
-    let mut rates = cases.map(|_| Vec::new());
-    for repeat in 0..args.repeats {
-        for step in 0..cases.len() {
-            let case = if repeat % 2 == 0 { step } else { cases.len() - 1 - step };
-            rates[case].push(measure(&*disk, cases[case], args.depth, time)? / 1e6);
-        }
-    }
+    let mut cases: [&[usize]; 3] = [&[first], &[second], &[first, second]];
+    let rates =
+        interleaved(args.repeats, &mut cases, |cores| Ok(measure(&*disk, cores, args.depth, time)? / 1e6))?;
     let ratios = (0..args.repeats).map(|i| 2.0 * rates[2][i] / (rates[0][i] + rates[1][i])).collect();
-    let [one, other, both] = rates;
-    let results = Results {
-        depth: args.depth,
-        alone: [Spread::of(one), Spread::of(other)],
-        together: Spread::of(both),
-        ratio: Spread::of(ratios),
-    };
+    let [one, other, both] = [0, 1, 2].map(|case| Spread::of(rates[case].clone()));
+    let results =
+        Results { depth: args.depth, alone: [one, other], together: both, ratio: Spread::of(ratios) };
     if args.json {
         return print_json(&results);
     }
